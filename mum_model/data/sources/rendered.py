@@ -1,0 +1,310 @@
+"""Rendered scenes: procedural rooms with exact depth and pose, ray-traced on the CPU, a pure function of the seed.
+
+They are made to need geometry: textures repeat within a surface and across objects, each scene has few colours, objects
+hide each other, the views stand wide apart, and every view has its own light, exposure and white balance, so that
+colour alone does not decide a match.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import cv2
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+
+from mum_model.data.captures import Capture, Frame
+from mum_model.data.geometry import invert_pose, pixel_grid, unproject
+
+TEXTURE_SIZE = 128
+TEXTURES = 7
+SUPERSAMPLING = 2
+
+
+def rendered_captures(scenes: int, views: int, size: int, seed: int) -> list[Capture]:
+    """Describe rendered scenes; nothing is rendered before a frame is loaded.
+
+    Args:
+        scenes: Number of rooms.
+        views: Views of each room.
+        size: Side of the square views in pixels.
+        seed: The same seed gives the same pixels.
+
+    Returns:
+        One capture a room.
+    """
+    frames = tuple(f"{view:04d}" for view in range(views))
+    return [
+        Capture(
+            scene=f"room-{seed}-{scene:05d}",
+            source="rendered",
+            frames=frames,
+            load=partial(_load, seed, scene, views, size),
+        )
+        for scene in range(scenes)
+    ]
+
+
+def _load(seed: int, scene: int, views: int, size: int, frame: str) -> Frame:
+    return _room(seed, scene).render(view=int(frame), views=views, size=size)
+
+
+@lru_cache(maxsize=4)
+def _room(seed: int, scene: int) -> "Room":
+    return Room(seed, scene)
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A box or a ball in the room.
+
+    Attributes:
+        vertices: Triangles in its own frame, `[T, 3, 3]`.
+        object2world: Pose `[3, 4]`.
+        textures: Index of the texture of each of its three axes.
+        tile: Side of one repeat of the texture, in metres.
+    """
+
+    vertices: np.ndarray
+    object2world: np.ndarray
+    textures: tuple[int, int, int]
+    tile: float
+
+
+class Room:
+    """One procedural room: its surfaces, textures and cameras."""
+
+    def __init__(self, seed: int, scene: int):
+        self.seed, self.scene = seed, scene
+        rng = np.random.default_rng([seed, scene])
+        self.half = rng.uniform([2.0, 1.2, 2.0], [3.2, 1.6, 3.2])  # half extents; y points down
+        palette = _palette(rng)
+        self.atlas = _atlas([_texture(rng, palette) for _ in range(TEXTURES)])
+        solids = [self._walls(rng), *self._furniture(rng)]
+        self.path_start, self.path_arc = rng.uniform(0, 2 * math.pi), rng.uniform(math.pi * 0.3, math.pi * 0.6)
+        triangles = np.concatenate([_placed(solid) for solid in solids])
+        edges = triangles[:, 1:] - triangles[:, :1]
+        normals = np.cross(edges[:, 0], edges[:, 1])
+        self.normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
+        self.plane_offsets = (triangles[:, 0] * self.normals).sum(1)
+        self.atlas_rows, self.world2uv = _texture_coordinates(solids, self.normals)
+        self.mesh = EmbreeScene(robust=True)
+        TriangleMesh(self.mesh, triangles.astype(np.float32))
+
+    def render(self, view: int, views: int, size: int) -> Frame:
+        """Ray-trace one view.
+
+        Args:
+            view: Which one, `0..views-1`.
+            views: How many there are along the camera's path.
+            size: Side of the image in pixels.
+
+        Returns:
+            Image, intrinsics, pose and exact depth.
+        """
+        rng = np.random.default_rng([self.seed, self.scene, view])
+        cam2world = self._camera(rng, view / views)
+        focal = 0.5 * size / math.tan(math.radians(rng.uniform(50, 70)) / 2)
+        intrinsics = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]])
+        fine = np.diag([SUPERSAMPLING, SUPERSAMPLING, 1.0]) @ intrinsics
+        points, triangle, _ = self._trace(size * SUPERSAMPLING, fine, cam2world)
+        colour = self._light(rng, points, triangle, self._albedo(points, triangle), cam2world[:, 3])
+        image = cv2.resize(colour.reshape(size * SUPERSAMPLING, -1, 3), (size, size), interpolation=cv2.INTER_AREA)
+        _, _, depth = self._trace(size, intrinsics, cam2world)
+        return Frame(
+            image=(image * 255 + 0.5).astype(np.uint8),
+            intrinsics=intrinsics,
+            world2cam=invert_pose(cam2world),
+            depth=depth.reshape(size, size).astype(np.float32),
+        )
+
+    def _walls(self, rng: np.random.Generator) -> Solid:
+        return Solid(_box(self.half), np.eye(3, 4), _three(rng), rng.uniform(1.5, 5.0))
+
+    def _furniture(self, rng: np.random.Generator) -> list[Solid]:
+        """Boxes and balls on the floor and in the air, some of them twins: the same shape and texture elsewhere."""
+        solids: list[Solid] = []
+        for _ in range(rng.integers(8, 13)):
+            if solids and rng.random() < 0.25:
+                twin = solids[rng.integers(len(solids))]
+                vertices, textures, tile = twin.vertices, twin.textures, twin.tile
+            else:
+                extent = rng.uniform(0.15, 0.55, 3)
+                vertices = _box(extent) if rng.random() < 0.7 else _ball(extent[0])
+                textures, tile = _three(rng), rng.uniform(0.3, 1.2)
+            reach = np.abs(vertices).max((0, 1))
+            place = rng.uniform(-0.62, 0.62, 3) * self.half
+            if rng.random() < 0.7:
+                place[1] = self.half[1] - reach[1]  # on the floor
+            turn = _turn_about_y(rng.uniform(0, 2 * math.pi))
+            solids.append(Solid(vertices, np.concatenate([turn, place[:, None]], axis=1), textures, tile))
+        return solids
+
+    def _camera(self, rng: np.random.Generator, along: float) -> np.ndarray:
+        """Camera-to-world on an arc along the walls, looking across the room."""
+        angle = self.path_start + self.path_arc * along + rng.normal(0, 0.08)
+        reach = self.half[[0, 2]] * rng.uniform(0.72, 0.88)
+        height = rng.uniform(-0.55, 0.2) * self.half[1]
+        position = np.array([reach[0] * math.cos(angle), height, reach[1] * math.sin(angle)])
+        target = rng.normal(0, 0.35, 3) * np.array([1, 0.5, 1]) + [0, 0.25 * self.half[1], 0]
+        return look_at(position, target, roll=rng.normal(0, 0.06))
+
+    def _trace(
+        self, size: int, intrinsics: np.ndarray, cam2world: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """First hit of the ray through each pixel: point in the world `[N, 3]`, triangle `[N]`, z-depth `[N]`."""
+        pixels = pixel_grid(size, size).reshape(-1, 2)
+        rays = unproject(pixels, np.ones(len(pixels)), intrinsics) @ cam2world[:, :3].T
+        origin = cam2world[:, 3]
+        triangle = self.mesh.run(np.broadcast_to(origin, rays.shape).astype(np.float32), rays.astype(np.float32))
+        # The ray's parameter is z-depth, since rays have z = 1; from the triangle's plane it is exact to float64.
+        distance = self.plane_offsets - self.normals @ origin
+        depth = distance[triangle] / np.einsum("nk,nk->n", rays, self.normals[triangle])
+        return origin + rays * depth[:, None], triangle, depth
+
+    def _albedo(self, points: np.ndarray, triangle: np.ndarray) -> np.ndarray:
+        """Colour of each point, float32 `[N, 3]`, its texture projected along the dominant axis of its surface."""
+        to_uv = self.world2uv[triangle]
+        u, v = (np.einsum("nij,nj->in", to_uv[:, :, :3], points) + to_uv[:, :, 3].T) % 1.0
+        row = self.atlas_rows[triangle] + v * TEXTURE_SIZE
+        position = np.stack([u * TEXTURE_SIZE + 0.5, row], axis=-1).astype(np.float32)
+        side = math.isqrt(len(points))  # remap wants an image
+        return cv2.remap(self.atlas, position.reshape(side, side, 2), None, cv2.INTER_LINEAR).reshape(-1, 3)
+
+    def _light(
+        self, rng: np.random.Generator, points: np.ndarray, triangle: np.ndarray, albedo: np.ndarray, eye: np.ndarray
+    ) -> np.ndarray:
+        """Shade with this view's own lamp, exposure, white balance and tone curve; RGB in 0..1, float32."""
+        lamp = rng.uniform(-0.8, 0.8, 3) * self.half
+        lamp[1] = -0.9 * self.half[1]
+        to_lamp = (lamp - points).astype(np.float32)
+        normal = self.normals[triangle].astype(np.float32)
+        towards_eye = np.sign(self.normals @ eye - self.plane_offsets)[triangle].astype(np.float32)
+        square = np.einsum("nk,nk->n", to_lamp, to_lamp)
+        facing = np.einsum("nk,nk->n", to_lamp, normal) * towards_eye / np.sqrt(square)
+        lambert = np.maximum(facing, 0) / (1 + 0.15 * square)
+        brightness = rng.uniform(0.5, 0.75) + 0.9 * lambert
+        gain = rng.uniform(0.85, 1.15, 3) * math.exp(rng.uniform(-0.3, 0.2))
+        colour = albedo * brightness[:, None] * gain.astype(np.float32)
+        return np.clip(colour, 0, 1) ** np.float32(math.exp(rng.uniform(-0.2, 0.2)))
+
+
+def _placed(solid: Solid) -> np.ndarray:
+    """A solid's triangles in the world, `[T, 3, 3]`."""
+    return solid.vertices @ solid.object2world[:, :3].T + solid.object2world[:, 3]
+
+
+def _texture_coordinates(solids: list[Solid], normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each triangle: its texture's first row in the atlas `[T]`, and the map from the world to (u, v) `[T, 2, 4]`."""
+    rows, maps = [], []
+    start = 0
+    for solid in solids:
+        world2object = invert_pose(solid.object2world)
+        local = normals[start : start + len(solid.vertices)] @ world2object[:, :3].T
+        for axis in np.abs(local).argmax(1):
+            rows.append(solid.textures[axis] * (TEXTURE_SIZE + 2) + 0.5)
+            maps.append(world2object[[(axis + 1) % 3, (axis + 2) % 3]] / solid.tile)
+        start += len(solid.vertices)
+    return np.array(rows), np.stack(maps)
+
+
+def _atlas(textures: list[np.ndarray]) -> np.ndarray:
+    """Textures above one another, each with a border of its own other side, so that bilinear look-up wraps."""
+    return np.concatenate([np.pad(texture, ((1, 1), (1, 1), (0, 0)), mode="wrap") for texture in textures])
+
+
+def look_at(position: np.ndarray, target: np.ndarray, roll: float = 0.0) -> np.ndarray:
+    """Camera-to-world of a camera that looks at a point, with the world's y axis pointing down.
+
+    Args:
+        position: Camera centre `[3]`.
+        target: Point on its optical axis `[3]`.
+        roll: Rotation about the optical axis in radians.
+
+    Returns:
+        Pose `[3, 4]`, OpenCV axes.
+    """
+    forward = (target - position) / np.linalg.norm(target - position)
+    right = np.cross([0.0, 1.0, 0.0], forward)
+    right /= np.linalg.norm(right)
+    down = np.cross(forward, right)
+    c, s = math.cos(roll), math.sin(roll)
+    return np.stack([c * right + s * down, c * down - s * right, forward, position], axis=1)
+
+
+def _turn_about_y(angle: float) -> np.ndarray:
+    c, s = math.cos(angle), math.sin(angle)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def _three(rng: np.random.Generator) -> tuple[int, int, int]:
+    a, b, c = rng.integers(TEXTURES, size=3)
+    return int(a), int(b), int(c)
+
+
+def _box(half: np.ndarray) -> np.ndarray:
+    """Triangles of an axis-aligned box about the origin, `[12, 3, 3]`."""
+    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * half
+    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    return corners[np.array([(q[0], q[i], q[i + 1]) for q in quads for i in (1, 2)])]
+
+
+def _ball(radius: float) -> np.ndarray:
+    """Triangles of a ball about the origin, `[T, 3, 3]`."""
+    around, up = np.meshgrid(np.linspace(0, 2 * math.pi, 25), np.linspace(0, math.pi, 13), indexing="ij")
+    grid = radius * np.stack([np.sin(up) * np.cos(around), np.cos(up), np.sin(up) * np.sin(around)], axis=-1)
+    a, b, c, d = grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]
+    upper, lower = np.stack([a, b, c], axis=-2)[:, 1:], np.stack([a, c, d], axis=-2)[:, :-1]
+    return np.concatenate([upper.reshape(-1, 3, 3), lower.reshape(-1, 3, 3)])
+
+
+def _palette(rng: np.random.Generator) -> np.ndarray:
+    """Four colours of a scene, `[4, 3]` in 0..1: few, so that many surfaces share them."""
+    hue = rng.uniform(0, 180) + rng.normal(0, 18, 4)
+    hsv = np.stack([hue % 180, rng.uniform(30, 150, 4), np.linspace(70, 240, 4)], axis=1)
+    return cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0] / 255.0
+
+
+def _texture(rng: np.random.Generator, palette: np.ndarray) -> np.ndarray:
+    """A texture that repeats without a seam, float32 `[TEXTURE_SIZE, TEXTURE_SIZE, 3]`."""
+    patterns: list[Callable[[np.random.Generator], np.ndarray]] = [_tiles, _stripes, _noise, _noise, _motif]
+    low, high, grout = palette[rng.permutation(4)[:3]]
+    weight = patterns[rng.integers(len(patterns))](rng)[..., None]
+    grain = _noise(rng)[..., None]
+    return ((1 - weight) * low + weight * high + 0.25 * (grain - 0.5) * grout).clip(0, 1).astype(np.float32)
+
+
+def _noise(rng: np.random.Generator) -> np.ndarray:
+    """Periodic noise with a falling spectrum, in 0..1."""
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(TEXTURE_SIZE), np.fft.fftfreq(TEXTURE_SIZE)))
+    spectrum = (
+        np.fft.fft2(rng.normal(size=(TEXTURE_SIZE, TEXTURE_SIZE))) / np.maximum(frequency, 1 / TEXTURE_SIZE) ** 1.6
+    )
+    values = np.fft.ifft2(spectrum).real
+    return 1 / (1 + np.exp(-2.5 * (values - values.mean()) / values.std()))
+
+
+def _tiles(rng: np.random.Generator) -> np.ndarray:
+    count = int(rng.choice([2, 4]))
+    cell = np.indices((TEXTURE_SIZE, TEXTURE_SIZE)) * count // TEXTURE_SIZE
+    return (cell.sum(0) % 2).astype(float)
+
+
+def _stripes(rng: np.random.Generator) -> np.ndarray:
+    position = np.arange(TEXTURE_SIZE) / TEXTURE_SIZE * int(rng.choice([2, 3, 4]))
+    stripe = np.tile((position % 1 < rng.uniform(0.3, 0.7)).astype(float), (TEXTURE_SIZE, 1))
+    return stripe if rng.random() < 0.5 else stripe.T
+
+
+def _motif(rng: np.random.Generator) -> np.ndarray:
+    """A few discs and bars, the same in every repeat."""
+    canvas = np.zeros((TEXTURE_SIZE, TEXTURE_SIZE), np.float32)
+    for _ in range(rng.integers(2, 5)):
+        centre = rng.integers(0, TEXTURE_SIZE, 2)
+        cv2.circle(canvas, centre.tolist(), int(rng.integers(10, 28)), float(rng.random() < 0.75), -1)
+    for _ in range(rng.integers(0, 3)):
+        start = rng.integers(0, TEXTURE_SIZE, 2)
+        cv2.line(canvas, start.tolist(), rng.integers(0, TEXTURE_SIZE, 2).tolist(), 1.0, int(rng.integers(4, 12)))
+    return canvas.astype(float)

@@ -1,0 +1,54 @@
+"""Writing so that nothing half-written is ever mistaken for a result."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name; it takes its real name only when everything in it was written.
+
+    Args:
+        target: The folder to write; one that is there already is replaced at the end.
+
+    Yields:
+        An empty folder beside the target to write into.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    yield partial
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Args:
+        path: The file; its folder is made where missing.
+        text: Its new content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all.
+
+    Args:
+        path: The file; its folder is made where missing.
+        value: Anything that JSON can hold; not-a-number is refused, since other readers refuse it.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

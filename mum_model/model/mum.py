@@ -1,0 +1,173 @@
+"""MuM: multi-view masked image modelling, a masked autoencoder over any number of views of a scene."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from mum_model.errors import UserError
+from mum_model.model.decoder import MultiViewDecoder
+from mum_model.model.encoder import DEFAULT_LAYER_NORM_EPS, ENCODER_SIZES, encode_visible, initialise
+from mum_model.model.masking import normalise_patches, patchify, uniform_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuMConfig:
+    """The shape of a MuM.
+
+    Attributes:
+        encoder_dim: Width of the encoder.
+        encoder_depth: Blocks of the encoder.
+        encoder_heads: Attention heads of the encoder.
+        decoder_dim: Width of the decoder.
+        decoder_depth: Blocks of the decoder, frame-wise and global together; even.
+        decoder_heads: Attention heads of the decoder.
+        patch_size: Side of a patch in pixels.
+        layer_norm_eps: Epsilon of every LayerNorm.
+    """
+
+    encoder_dim: int
+    encoder_depth: int
+    encoder_heads: int
+    decoder_dim: int
+    decoder_depth: int
+    decoder_heads: int
+    patch_size: int = 16
+    layer_norm_eps: float = DEFAULT_LAYER_NORM_EPS
+
+    def __post_init__(self) -> None:
+        for part in ("encoder", "decoder"):
+            dim, heads = getattr(self, f"{part}_dim"), getattr(self, f"{part}_heads")
+            if dim % heads or (dim // heads) % 4:
+                raise UserError(
+                    f"model.{part}_dim={dim} with model.{part}_heads={heads}: "
+                    "each head must be a multiple of 4 wide, as axial RoPE needs"
+                )
+        if self.decoder_depth % 2:
+            raise UserError(
+                f"model.decoder_depth={self.decoder_depth}: must be even, "
+                "since frame-wise and global blocks come in pairs"
+            )
+
+
+def _config(size: str, decoder_dim: int, decoder_depth: int, decoder_heads: int) -> MuMConfig:
+    encoder = ENCODER_SIZES[size]
+    return MuMConfig(
+        encoder_dim=encoder["embed_dim"],
+        encoder_depth=encoder["depth"],
+        encoder_heads=encoder["num_heads"],
+        decoder_dim=decoder_dim,
+        decoder_depth=decoder_depth,
+        decoder_heads=decoder_heads,
+    )
+
+
+MUM_SIZES: dict[str, MuMConfig] = {
+    "tiny": _config("tiny", decoder_dim=128, decoder_depth=4, decoder_heads=4),
+    "small": _config("small", decoder_dim=256, decoder_depth=8, decoder_heads=8),
+    "base": _config("base", decoder_dim=512, decoder_depth=8, decoder_heads=16),
+    "large": _config("large", decoder_dim=768, decoder_depth=12, decoder_heads=16),
+    "huge": _config("huge", decoder_dim=1024, decoder_depth=24, decoder_heads=16),
+}
+"""Encoder and decoder by size; base, large and huge as in the authors' code (paper.md, "Variants")."""
+
+
+class MuMOutput(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+        loss: Scalar: squared error on normalised pixels, averaged over the masked patches of all views.
+        prediction: Predicted normalised pixels of every patch, `[B*S, L, P*P*3]`.
+        mask: `[B*S, L]`, 1 where the patch was removed.
+    """
+
+    loss: Tensor
+    prediction: Tensor
+    mask: Tensor
+
+
+class MuM(nn.Module):
+    """A masked autoencoder over the views of a scene (paper.md, "Method")."""
+
+    def __init__(self, config: MuMConfig):
+        """Build the model with fresh weights, drawn from torch's global generator.
+
+        Args:
+            config: Its shape.
+        """
+        super().__init__()
+        self.config = config
+        self.encoder = timm.create_model(
+            "mum_vit_large_patch16",
+            embed_dim=config.encoder_dim,
+            depth=config.encoder_depth,
+            num_heads=config.encoder_heads,
+            patch_size=config.patch_size,
+            layer_norm_eps=config.layer_norm_eps,
+        )
+        self.decoder = MultiViewDecoder(
+            encoder_dim=config.encoder_dim,
+            dim=config.decoder_dim,
+            depth=config.decoder_depth,
+            heads=config.decoder_heads,
+            patch_size=config.patch_size,
+            layer_norm_eps=config.layer_norm_eps,
+        )
+        initialise(self)
+
+    def forward(self, images: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None) -> MuMOutput:
+        """Mask every view, encode what is visible of each alone, and predict the rest from all views together.
+
+        Args:
+            images: Views `[B, S, 3, H, W]`, normalised by ImageNet's mean and deviation; H and W are multiples of
+                the patch size and need not be equal.
+            mask_ratio: Share of the patches of each view that is removed.
+            noise: `[B*S, L]`; the smallest are kept. Drawn uniformly from torch's global generator when absent.
+
+        Returns:
+            Loss, prediction and mask.
+
+        Raises:
+            ValueError: The images are not divisible by the patch size, or the mask leaves nothing to see or predict.
+        """
+        batch, views, _, height, width = images.shape
+        patch = self.config.patch_size
+        if height % patch or width % patch:
+            raise ValueError(f"images are {height} x {width} pixels: both must be multiples of the patch size {patch}")
+        grid = (height // patch, width // patch)
+        length = grid[0] * grid[1]
+        if not 0 < int(length * (1 - mask_ratio)) < length:
+            raise ValueError(f"mask_ratio={mask_ratio} of {length} patches must leave some visible and some masked")
+        if noise is None:
+            noise = torch.rand(batch * views, length, device=images.device)
+        visible, removed = uniform_mask(noise, mask_ratio)
+        patches = patchify(images.flatten(0, 1), patch)
+        encoded = encode_visible(self.encoder, patches, visible, grid)
+        prediction = self.decoder(encoded, visible, views, grid)
+        target, _, _ = normalise_patches(patches.float())
+        error = (prediction.float() - target).square().mean(dim=-1)
+        return MuMOutput((error * removed).sum() / removed.sum(), prediction, removed)
+
+
+def create_mum(size: str = "large", **overrides: int | float) -> MuM:
+    """Create a MuM with fresh weights.
+
+    Args:
+        size: `tiny`, `small`, `base`, `large` or `huge`.
+        **overrides: Fields of `MuMConfig` that differ from that size.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: No such size or field, or a shape that cannot be built.
+    """
+    if size not in MUM_SIZES:
+        raise UserError(f"model size '{size}' is not known: expected one of {', '.join(MUM_SIZES)}")
+    try:
+        config = replace(MUM_SIZES[size], **overrides)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise UserError(f"model: {error}; expected fields are {', '.join(MuMConfig.__dataclass_fields__)}") from error
+    return MuM(config)

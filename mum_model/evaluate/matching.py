@@ -2,8 +2,8 @@
 
 The protocol is that of paper.md ("Dense matching, linear probe"): one linear projection shared by both images,
 L2-normalised, correlation over a temperature, softmax over the other image's patch grid, cross-entropy on the true cell
-where co-visible; the prediction is the soft average over the best cell and its four neighbours. Without a projection the
-same prediction is the nearest-neighbour variant. Unlike the authors' script, the probe is chosen on a validation split.
+where co-visible; the prediction is the soft average over the best cell and its four neighbours. Without a projection it
+is the nearest-neighbour variant. Unlike the authors' script, the probe is chosen on a validation split.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,7 +68,7 @@ class PatchGrid:
 
     @property
     def neighbourhood(self) -> Tensor:
-        """bool `[L, L]`: each cell with its four neighbours."""
+        """Boolean `[L, L]`: each cell with its four neighbours."""
         y, x = torch.meshgrid(torch.arange(self.rows), torch.arange(self.columns), indexing="ij")
         place = torch.stack([y, x], dim=-1).reshape(-1, 2)
         return (place[:, None] - place[None]).abs().sum(-1) <= 1

@@ -149,7 +149,7 @@ def embed_patches(encoder: Eva, patches: Tensor) -> Tensor:
     """
     projection = encoder.patch_embed.proj
     weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # channel fastest, as in patchify
-    return F.linear(patches, weight, projection.bias)
+    return F.linear(patches.to(weight.dtype), weight, projection.bias)
 
 
 @torch.no_grad()

@@ -146,7 +146,7 @@ class MuM(nn.Module):
         patches = patchify(images.flatten(0, 1), patch)
         encoded = encode_visible(self.encoder, patches, visible, grid)
         prediction = self.decoder(encoded, visible, views, grid)
-        target, _, _ = normalise_patches(patches.float())
+        target, _, _ = normalise_patches(patches)
         error = (prediction.float() - target).square().mean(dim=-1)
         return MuMOutput((error * removed).sum() / removed.sum(), prediction, removed)
 

@@ -20,6 +20,7 @@ from mum_model.data.geometry import invert_pose, pixel_grid, unproject
 
 TEXTURE_SIZE = 128
 TEXTURES = 7
+COLOURS = 8
 SUPERSAMPLING = 2
 
 
@@ -121,7 +122,7 @@ class Room:
         )
 
     def _walls(self, rng: np.random.Generator) -> Solid:
-        return Solid(_box(self.half), np.eye(3, 4), _three(rng), rng.uniform(1.5, 5.0))
+        return Solid(_box(self.half), np.eye(3, 4), _three(rng), rng.uniform(3.0, 6.0))
 
     def _furniture(self, rng: np.random.Generator) -> list[Solid]:
         """Boxes and balls on the floor and in the air, some of them twins: the same shape and texture elsewhere."""
@@ -135,7 +136,7 @@ class Room:
                 vertices = _box(extent) if rng.random() < 0.7 else _ball(extent[0])
                 textures, tile = _three(rng), rng.uniform(0.3, 1.2)
             reach = np.abs(vertices).max((0, 1))
-            place = rng.uniform(-0.62, 0.62, 3) * self.half
+            place = rng.uniform(-0.55, 0.55, 3) * self.half
             if rng.random() < 0.7:
                 place[1] = self.half[1] - reach[1]  # on the floor
             turn = _turn_about_y(rng.uniform(0, 2 * math.pi))
@@ -144,11 +145,11 @@ class Room:
 
     def _camera(self, rng: np.random.Generator, along: float) -> np.ndarray:
         """Camera-to-world on an arc along the walls, looking across the room."""
-        angle = self.path_start + self.path_arc * along + rng.normal(0, 0.08)
-        reach = self.half[[0, 2]] * rng.uniform(0.72, 0.88)
+        angle = self.path_start + self.path_arc * along + rng.normal(0, 0.04)
+        reach = self.half[[0, 2]] * rng.uniform(0.82, 0.94)
         height = rng.uniform(-0.55, 0.2) * self.half[1]
         position = np.array([reach[0] * math.cos(angle), height, reach[1] * math.sin(angle)])
-        target = rng.normal(0, 0.35, 3) * np.array([1, 0.5, 1]) + [0, 0.25 * self.half[1], 0]
+        target = rng.normal(0, 0.2, 3) * np.array([1, 0.5, 1]) + [0, 0.25 * self.half[1], 0]
         return look_at(position, target, roll=rng.normal(0, 0.06))
 
     def _trace(
@@ -186,9 +187,9 @@ class Room:
         facing = np.einsum("nk,nk->n", to_lamp, normal) * towards_eye / np.sqrt(square)
         lambert = np.maximum(facing, 0) / (1 + 0.15 * square)
         brightness = rng.uniform(0.5, 0.75) + 0.9 * lambert
-        gain = rng.uniform(0.85, 1.15, 3) * math.exp(rng.uniform(-0.3, 0.2))
+        gain = rng.uniform(0.92, 1.08, 3) * math.exp(rng.uniform(-0.2, 0.15))
         colour = albedo * brightness[:, None] * gain.astype(np.float32)
-        return np.clip(colour, 0, 1) ** np.float32(math.exp(rng.uniform(-0.2, 0.2)))
+        return np.clip(colour, 0, 1) ** np.float32(math.exp(rng.uniform(-0.1, 0.1)))
 
 
 def _placed(solid: Solid) -> np.ndarray:
@@ -197,7 +198,7 @@ def _placed(solid: Solid) -> np.ndarray:
 
 
 def _texture_coordinates(solids: list[Solid], normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each triangle: its texture's first row in the atlas `[T]`, and the map from the world to (u, v) `[T, 2, 4]`."""
+    """Of each triangle: its texture's first row in the atlas `[T]`, and the map from world to (u, v) `[T, 2, 4]`."""
     rows, maps = [], []
     start = 0
     for solid in solids:
@@ -262,15 +263,23 @@ def _ball(radius: float) -> np.ndarray:
 
 def _palette(rng: np.random.Generator) -> np.ndarray:
     """Four colours of a scene, `[4, 3]` in 0..1: few, so that many surfaces share them."""
-    hue = rng.uniform(0, 180) + rng.normal(0, 18, 4)
-    hsv = np.stack([hue % 180, rng.uniform(30, 150, 4), np.linspace(70, 240, 4)], axis=1)
+    hue = rng.uniform(0, 180, COLOURS)
+    hsv = np.stack([hue, rng.uniform(40, 200, COLOURS), rng.uniform(60, 250, COLOURS)], axis=1)
     return cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0] / 255.0
 
 
 def _texture(rng: np.random.Generator, palette: np.ndarray) -> np.ndarray:
     """A texture that repeats without a seam, float32 `[TEXTURE_SIZE, TEXTURE_SIZE, 3]`."""
-    patterns: list[Callable[[np.random.Generator], np.ndarray]] = [_tiles, _stripes, _noise, _noise, _motif]
-    low, high, grout = palette[rng.permutation(4)[:3]]
+    patterns: list[Callable[[np.random.Generator], np.ndarray]] = [
+        _tiles,
+        _stripes,
+        _noise,
+        _noise,
+        _noise,
+        _motif,
+        _motif,
+    ]
+    low, high, grout = palette[rng.permutation(COLOURS)[:3]]
     weight = patterns[rng.integers(len(patterns))](rng)[..., None]
     grain = _noise(rng)[..., None]
     return ((1 - weight) * low + weight * high + 0.25 * (grain - 0.5) * grout).clip(0, 1).astype(np.float32)

@@ -1,0 +1,5 @@
+"""The KFP component `evaluate`."""
+
+from components.evaluate.component import evaluate
+
+__all__ = ["evaluate"]

@@ -1,0 +1,5 @@
+"""The KFP component `export`."""
+
+from components.export.component import export
+
+__all__ = ["export"]

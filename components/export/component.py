@@ -1,0 +1,34 @@
+"""KFP component around `mum_model.export`."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def export(
+    overrides: list,
+    run: dsl.Input[dsl.Model],
+    onnx: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Export the trained encoder to ONNX and compare it with PyTorch.
+
+    Args:
+        overrides: Hydra overrides of the configuration, for instance `["export.opset=18"]`.
+        run: The run folder that `pretrain` wrote.
+        onnx: The export folder: `encoder.onnx` and `export.json` (parity, sizes, input contract).
+        metrics: Every number of `export.json`.
+    """
+    import json
+
+    from components.metrics import log_numbers
+    from mum_model.config import compose
+    from mum_model.export import export
+
+    cfg = compose(overrides)
+    cfg.paths.run = run.path
+    cfg.paths.export = onnx.path
+    facts = json.loads((export(cfg) / "export.json").read_text())
+    onnx.framework = "onnx"
+    log_numbers(metrics, facts)

@@ -1,0 +1,129 @@
+"""Shards: one uncompressed tar a scene, read at random by offset.
+
+A shard is a plain tar that any tool opens: `FRAME.jpg`, and `FRAME.depth.tiff` (float32, lossless) where depth is
+known.
+The index keeps offset and size of each member, so a frame is one positioned read, whatever the order.
+"""
+
+import io
+import os
+import tarfile
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+class Extent(NamedTuple):
+    """Where a member lies in its shard.
+
+    Attributes:
+        offset: First byte of its content.
+        size: Length in bytes.
+    """
+
+    offset: int
+    size: int
+
+
+class ShardWriter:
+    """Writes one shard; the same members give the same bytes."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  (closed by close)
+
+    def add(self, name: str, content: bytes) -> Extent:
+        """Append a member.
+
+        Args:
+            name: Its file name.
+            content: Its bytes.
+
+        Returns:
+            Where its content lies.
+        """
+        header = tarfile.TarInfo(name)
+        header.size = len(content)
+        offset = self._tar.offset + tarfile.BLOCKSIZE
+        self._tar.addfile(header, io.BytesIO(content))
+        return Extent(offset, len(content))
+
+    def close(self) -> None:
+        """Finish the shard."""
+        self._tar.close()
+
+
+def encode_image(image: np.ndarray, quality: int) -> bytes:
+    """JPEG of an RGB image.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        quality: 1..100.
+
+    Returns:
+        The file's bytes.
+    """
+    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def decode_image(content: bytes) -> np.ndarray:
+    """RGB image of a JPEG.
+
+    Args:
+        content: The file's bytes.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+    """
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert image is not None  # we wrote it
+    return image
+
+
+def encode_depth(depth: np.ndarray) -> bytes:
+    """Lossless TIFF of a depth map (deflate with the floating-point predictor: about half of the raw size).
+
+    Args:
+        depth: float32 `[H, W]`.
+
+    Returns:
+        The file's bytes.
+    """
+    deflate, float_predictor = 8, 3
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, deflate, cv2.IMWRITE_TIFF_PREDICTOR, float_predictor]
+    return cv2.imencode(".tiff", depth, options)[1].tobytes()
+
+
+def decode_depth(content: bytes) -> np.ndarray:
+    """The depth map of a TIFF.
+
+    Args:
+        content: The file's bytes.
+
+    Returns:
+        float32 `[H, W]`.
+    """
+    depth = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert depth is not None  # we wrote it
+    return depth
+
+
+@lru_cache(maxsize=256)
+def _descriptor(path: Path) -> int:
+    return os.open(path, os.O_RDONLY)
+
+
+def read_extent(path: Path, extent: Extent) -> bytes:
+    """Read one member of a shard; safe from several threads and forked processes at once.
+
+    Args:
+        path: The shard.
+        extent: Where the member lies.
+
+    Returns:
+        Its bytes.
+    """
+    return os.pread(_descriptor(path), extent.size, extent.offset)

@@ -1,0 +1,52 @@
+"""Numbers that judge matches and poses."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def rotation_error(estimated: np.ndarray, true: np.ndarray) -> float:
+    """Angle of the rotation that is left between two rotations.
+
+    Args:
+        estimated: Rotation matrix `[3, 3]`.
+        true: Rotation matrix `[3, 3]`.
+
+    Returns:
+        Degrees, 0..180.
+    """
+    residual = estimated.T @ true
+    # atan2 of sine and cosine: the arc cosine alone loses half of the digits near 0 and 180 degrees.
+    axis = np.array([residual[2, 1] - residual[1, 2], residual[0, 2] - residual[2, 0], residual[1, 0] - residual[0, 1]])
+    return float(np.degrees(np.arctan2(np.linalg.norm(axis), np.trace(residual) - 1)))
+
+
+def translation_error(estimated: np.ndarray, true: np.ndarray) -> float:
+    """Angle between two directions of translation; their lengths cannot be known from two views.
+
+    Args:
+        estimated: `[3]`.
+        true: `[3]`.
+
+    Returns:
+        Degrees, 0..180: an estimate that points the wrong way counts as wrong.
+    """
+    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(estimated, true)), np.dot(estimated, true))))
+
+
+def area_under_recall(errors: Sequence[float], threshold: float) -> float:
+    """Area under the curve of recall over the error, up to a threshold, as a share of the whole (SuperGlue's AUC@t).
+
+    Args:
+        errors: One for each pair, infinite or not-a-number where there is no estimate.
+        threshold: Where the curve ends, in the unit of the errors.
+
+    Returns:
+        0..1.
+    """
+    count = len(errors)
+    found = np.sort(np.asarray([e for e in errors if e < threshold], float))
+    recall = np.arange(1, len(found) + 1) / count
+    x = np.concatenate([[0.0], found, [threshold]])
+    y = np.concatenate([[0.0], recall, recall[-1:] if len(recall) else [0.0]])
+    return float(np.trapezoid(y, x) / threshold)

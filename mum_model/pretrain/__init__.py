@@ -1,0 +1,55 @@
+"""Pretrain: a dataset becomes a run folder with the trained encoder."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from mum_model.files import write_json, write_text
+from mum_model.model import MuM, save_encoder, save_mum
+from mum_model.pretrain.engine import join_process_group, leave_process_group
+from mum_model.pretrain.telemetry import read_metrics, write_curves
+from mum_model.pretrain.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(cfg: DictConfig) -> Path:
+    """Train a MuM, alone or as one of the processes that torchrun started.
+
+    A run that was killed goes on from its newest checkpoint when the same command is given again, and its losses are
+    those of an unbroken run. A run folder of another training is begun anew.
+
+    Args:
+        cfg: The composed configuration; reads `model`, `pretrain`, `machine`, `seed` and `paths`.
+
+    Returns:
+        The run folder: `encoder/` (for plain timm), `model/` (encoder and decoder), `metrics.jsonl`, `metrics.json`,
+        `training.csv`, `pictures/`, `checkpoints/` and the resolved `config.yaml`.
+
+    Raises:
+        UserError: There is no dataset, a setting cannot be, or the loss is not finite.
+    """
+    if cfg.machine.threads is not None:
+        torch.set_num_threads(cfg.machine.threads)
+    join_process_group()
+    trainer = Trainer(cfg)
+    if trainer.rank == 0:
+        write_text(trainer.run / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    trainer.train()
+    model = trainer.trained_model()
+    if trainer.rank == 0:
+        _write_results(trainer.run, model, cfg)
+    leave_process_group()
+    return trainer.run
+
+
+def _write_results(run: Path, model: MuM, cfg: DictConfig) -> None:
+    save_encoder(model.encoder, run / "encoder", {"input_size": [3, cfg.pretrain.size, cfg.pretrain.size]})
+    save_mum(model, run / "model")
+    write_curves(run)
+    last = read_metrics(run)[-1]
+    write_json(run / "metrics.json", asdict(last))
+    log.info("%s: loss %.4f after %d steps; the encoder is in %s", run, last.loss, last.step, run / "encoder")

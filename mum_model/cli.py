@@ -53,6 +53,7 @@ def _run_stage(name: str, arguments: Sequence[str]) -> int:
     failure: list[UserError] = []
 
     def stage(cfg: DictConfig) -> None:
+        logging.getLogger().setLevel(logging.WARNING)  # libraries speak up when something is wrong
         logging.getLogger("mum_model").setLevel(logging.INFO)
         function: Callable[[DictConfig], object] = getattr(import_module(STAGES[name][0]), name)
         try:
@@ -86,3 +87,7 @@ Commands: mum COMMAND IMAGE...
   mum STAGE --cfg job         the configuration it would run with
   mum STAGE -m seed=0,1,2     one run for each value
   mum COMMAND --help          options of a command"""
+
+
+if __name__ == "__main__":
+    main()

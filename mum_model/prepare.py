@@ -103,12 +103,8 @@ def _over_processes(write: partial, captures: Sequence[Capture], workers: int) -
     if workers <= 1 or len(captures) == 1:
         yield from bar(map(write, captures))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
         yield from bar(pool.map(write, captures))
-
-
-def _one_thread() -> None:
-    cv2.setNumThreads(1)
 
 
 def write_scene(capture: Capture, folder: Path, settings: _FrameSettings) -> WrittenScene:

@@ -170,5 +170,4 @@ def step_loader(batches: StepBatches, steps: range, workers: int) -> DataLoader[
 
 
 def _one_thread(_: int) -> None:
-    cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -5,6 +5,7 @@ import socket
 from typing import Any
 
 import deepspeed
+import deepspeed.ops
 import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from omegaconf import DictConfig
@@ -23,6 +24,9 @@ def join_process_group() -> None:
             port = probe.getsockname()[1]
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({key: str(value) for key, value in alone.items()})
+    if not torch.cuda.is_available():
+        # gloo carries the gradients; DeepSpeed would compile an operator of its own for a minute at the first start.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
 
 

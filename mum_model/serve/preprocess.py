@@ -8,7 +8,7 @@ import numpy as np
 from mum_model.errors import UserError
 from mum_model.serve.contract import Contract
 
-JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG", b"IEND"
 
 
@@ -34,7 +34,7 @@ def load_image(path: Path, contract: Contract, size: int | None) -> np.ndarray:
     height, width = target_sides(image.shape[0], image.shape[1], size, contract.patch_size)
     shrinks = height * width < image.shape[0] * image.shape[1]
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    mean, std = np.float32(contract.mean), np.float32(contract.std)
+    mean, std = np.array(contract.mean, np.float32), np.array(contract.std, np.float32)
     normalised = (resized.astype(np.float32) / 255 - mean) / std
     return np.ascontiguousarray(normalised.transpose(2, 0, 1)[np.newaxis])
 
@@ -84,11 +84,19 @@ def target_sides(height: int, width: int, size: int | None, patch_size: int) -> 
 
 
 def _is_cut(data: bytes) -> bool:
-    """Whether a JPEG or PNG ends too early; OpenCV would give it back with a grey rest (opencv/opencv#6468).
-
-    Inside a JPEG's scan 0xFF is always followed by 0 or a restart marker (ITU T.81, B.1.1.5), so neither marker can
-    be picture content.
-    """
+    """Whether a JPEG or PNG ends too early; OpenCV would give it back with a grey rest (opencv/opencv#6468)."""
     if data.startswith(JPEG_START):
-        return data.rfind(JPEG_END) < data.rfind(JPEG_SCAN)
+        return data.find(JPEG_END, _jpeg_scan(data)) < 0
     return data.startswith(PNG_START) and PNG_END not in data
+
+
+def _jpeg_scan(data: bytes) -> int:
+    """Where the first scan begins, or the data ends: behind a thumbnail, whose own end does not count.
+
+    Segments carry their length (ITU T.81, B.1.1.4); a scan does not, but the end marker cannot be part of it.
+    """
+    position = len(JPEG_START)
+    while position + 1 < len(data) and data[position + 1] != JPEG_SCAN:
+        is_padding = data[position + 1] == 0xFF
+        position += 1 if is_padding else 2 + int.from_bytes(data[position + 2 : position + 4])
+    return position

@@ -4,22 +4,25 @@ Open Inference Protocol v2: https://github.com/kserve/open-inference-protocol.
 """
 
 import asyncio
+import logging
 import socket
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from operator import index
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import kserve.logging
 import kserve.model_server
 import numpy as np
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer
-from kserve.errors import InvalidInput
+from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from omegaconf import DictConfig
@@ -45,6 +48,7 @@ def run(cfg: DictConfig) -> None:
     limits = kserve.model_server.args
     limits.grpc_max_receive_message_length = cfg.serve.max_pixels * 3 * FLOAT_BYTES + MESSAGE_OVERHEAD
     limits.grpc_max_send_message_length = -1
+    _configure_logging()
     server = ModelServer(http_port=cfg.serve.http_port, grpc_port=cfg.serve.grpc_port)
     server.dataplane = _ReadableDataPlane(server.registered_models, encoder.contract)
     server.model_repository_extension = _FixedRepository(server.registered_models)
@@ -140,7 +144,11 @@ class EncoderModel(Model):
         return await asyncio.get_running_loop().run_in_executor(self._turn, infer)
 
     def _response(self, request: InferRequest, features: dict[str, np.ndarray]) -> InferResponse:
-        outputs = [InferOutput(name, list(array.shape), DATATYPE, array) for name, array in features.items()]
+        outputs = []
+        for name, array in features.items():
+            output = InferOutput(name, list(array.shape), DATATYPE)
+            output.set_data_from_numpy(array)  # as bytes; kserve makes JSON of them where the request wants that
+            outputs.append(output)
         return InferResponse(
             response_id=request.id or str(uuid.uuid4()),
             model_name=self.name,
@@ -164,7 +172,10 @@ class _ReadableDataPlane(DataPlane):
     def decode(self, *args: Any, **kwargs: Any) -> Any:
         with _counted_errors():
             try:
-                return super().decode(*args, **kwargs)
+                request, attributes = super().decode(*args, **kwargs)
+                for given in request.inputs if isinstance(request, InferRequest) else ():
+                    given.shape = list(map(index, given.shape))  # a body of bytes may say anything
+                return request, attributes
             except (InvalidInput, LookupError, TypeError, ValueError, AttributeError) as error:
                 # What kserve throws at a body whose parts are missing, of another type, or of another length.
                 raise RequestError("format", f"{self._contract.expected}; got what cannot be read: {error}") from error
@@ -212,6 +223,20 @@ def _answer_malformed(contract: Contract) -> Any:
         return JSONResponse({"error": f"{contract.expected}; got no inference request: {reasons}"}, status_code=400)
 
     return answer
+
+
+def _configure_logging() -> None:
+    """Log as kserve does, less what `/metrics` tells better, and with one line for a refused request."""
+    kserve.logging.configure_logging(kserve.logging.KSERVE_LOG_CONFIG)
+    kserve.logging.trace_logger.setLevel(logging.WARNING)
+    kserve.logging.logger.addFilter(_shorten_refusal)
+
+
+def _shorten_refusal(record: logging.LogRecord) -> bool:
+    """Take the traceback off the log of a wrong request: it shows nothing but this file."""
+    if record.exc_info and isinstance(record.exc_info[1], InvalidInput | ModelNotFound):
+        record.msg, record.args, record.exc_info = f"refused: {record.exc_info[1]}", None, None
+    return True
 
 
 def _require_free(port: int, setting: str) -> None:

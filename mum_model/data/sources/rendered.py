@@ -187,9 +187,9 @@ class Room:
         facing = np.einsum("nk,nk->n", to_lamp, normal) * towards_eye / np.sqrt(square)
         lambert = np.maximum(facing, 0) / (1 + 0.15 * square)
         brightness = rng.uniform(0.5, 0.75) + 0.9 * lambert
-        gain = rng.uniform(0.92, 1.08, 3) * math.exp(rng.uniform(-0.2, 0.15))
+        gain = rng.uniform(0.75, 1.25, 3) * math.exp(rng.uniform(-0.35, 0.2))
         colour = albedo * brightness[:, None] * gain.astype(np.float32)
-        return np.clip(colour, 0, 1) ** np.float32(math.exp(rng.uniform(-0.1, 0.1)))
+        return np.clip(colour, 0, 1) ** np.float32(math.exp(rng.uniform(-0.3, 0.3)))
 
 
 def _placed(solid: Solid) -> np.ndarray:
@@ -262,7 +262,7 @@ def _ball(radius: float) -> np.ndarray:
 
 
 def _palette(rng: np.random.Generator) -> np.ndarray:
-    """Four colours of a scene, `[4, 3]` in 0..1: few, so that many surfaces share them."""
+    """Colours of a scene, `[COLOURS, 3]` in 0..1: few, so that surfaces share them."""
     hue = rng.uniform(0, 180, COLOURS)
     hsv = np.stack([hue, rng.uniform(40, 200, COLOURS), rng.uniform(60, 250, COLOURS)], axis=1)
     return cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0] / 255.0

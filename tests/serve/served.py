@@ -1,0 +1,94 @@
+"""Starts and stops server processes in which torch and timm cannot be imported."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+PATCH = 8
+DIM = 64
+
+SERVE_WITHOUT_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "timm"):
+            raise ImportError(f"{name} must not be imported here")
+
+sys.meta_path.insert(0, Refuse())
+from mum_model.config import compose
+from mum_model.serve import serve
+
+serve(compose(sys.argv[1:]))
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen
+    log: Path
+    http_port: int
+    grpc_port: int
+    seconds_to_ready: float
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def serve_command(exported, http_port, grpc_port):
+    return [
+        sys.executable,
+        "-c",
+        SERVE_WITHOUT_TORCH,
+        f"paths.export={exported}",
+        f"serve.http_port={http_port}",
+        f"serve.grpc_port={grpc_port}",
+        "machine.threads=1",
+    ]
+
+
+@contextmanager
+def running_server(exported, log):
+    http_port, grpc_port = free_port(), free_port()
+    start = time.monotonic()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            serve_command(exported, http_port, grpc_port), stdout=file, stderr=file, env=dict(os.environ)
+        )
+    try:
+        wait_until_ready(process, http_port, log)
+        yield Server(process, log, http_port, grpc_port, time.monotonic() - start)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_ready(process, port, log):
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if requests.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5).json() == {"ready": True}:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.05)
+    pytest.fail(f"the server did not get ready:\n{log.read_text()}")

@@ -17,6 +17,7 @@ STAGES = {
     "evaluate": ("mum_model.evaluate", "a run and a dataset -> a report on matching and relative pose"),
     "export": ("mum_model.export", "a run -> ONNX, checked against PyTorch"),
     "serve": ("mum_model.serve", "ONNX -> an endpoint (Open Inference Protocol, REST and gRPC)"),
+    "summary": ("mum_model.summary", "what the stages found, and where everything lies"),
 }
 
 COMMANDS = {

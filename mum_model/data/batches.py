@@ -129,8 +129,8 @@ class StepBatches(Dataset[Tensor]):
         """Views of a step, uint8 `[scenes, S, 3, size, size]`."""
         rows = self.rows(step)
         per_rank = len(rows) // self.world_size
-        mine = np.arange(self.rank * per_rank, (self.rank + 1) * per_rank)
-        views = np.stack([self._view(rows[i, j], step, i, j) for i in mine for j in range(rows.shape[1])])
+        mine = range(self.rank * per_rank, (self.rank + 1) * per_rank)
+        views = np.stack([self._view(int(rows[i, j]), step, i, j) for i in mine for j in range(rows.shape[1])])
         return torch.from_numpy(views).permute(0, 3, 1, 2).unflatten(0, (per_rank, rows.shape[1]))
 
     def rows(self, step: int) -> np.ndarray:
@@ -145,7 +145,7 @@ class StepBatches(Dataset[Tensor]):
 
     def _view(self, row: int, step: int, scene: int, view: int) -> np.ndarray:
         rng = np.random.default_rng([self.sampler.seed, step, scene, view])
-        return self.augmentation(self.index.image(int(row)), rng)
+        return self.augmentation(self.index.image(row), rng)
 
 
 def step_loader(batches: StepBatches, steps: range, workers: int) -> DataLoader[Tensor]:

@@ -87,7 +87,7 @@ def evaluate(cfg: DictConfig) -> Path:
                 write_json(folder / name / f"{task}.json", numbers)
         write_json(folder / "metrics.json", summary(judged))
         write_report(folder, judged, benchmark, cfg)
-    log.info("%s\n%s", target / "report.html", table(judged))
+    log.info("%s: the report over %s", target / "report.html", ", ".join(judged))
     return target
 
 
@@ -231,27 +231,7 @@ def summary(judged: dict[str, Judged]) -> dict[str, dict[str, Any]]:
     Returns:
         `{encoder: {task_number: value}}`, and under `ratio` the trained encoder's probe error over each other's.
     """
-    numbers = {
-        name: {f"{task}_{key}": value for task, values in one.tasks.items() for key, value in values.items()}
-        for name, one in judged.items()
-    }
+    numbers = {name: one.numbers for name, one in judged.items()}
     error = {name: values["matching_probe_epe"] for name, values in numbers.items() if "matching_probe_epe" in values}
     ratios = {f"mum_over_{name}": error["mum"] / value for name, value in error.items() if name != "mum"}
     return numbers | ({"ratio": ratios} if ratios else {})
-
-
-def table(judged: dict[str, Judged]) -> str:
-    """The numbers as a table for the terminal.
-
-    Args:
-        judged: By name.
-
-    Returns:
-        Lines of text.
-    """
-    columns = [(task, key) for task, values in judged["mum"].tasks.items() for key in values if key[-4:] != "_std"]
-    lines = ["".join(f"{text:>22}" for text in ("", *(f"{task} {key}" for task, key in columns)))]
-    for name, one in judged.items():
-        cells = [f"{one.tasks[t][k]:.3f} ± {one.tasks[t][k + '_std']:.3f}" for t, k in columns]
-        lines.append("".join(f"{text:>22}" for text in (name, *cells)))
-    return "\n".join(lines)

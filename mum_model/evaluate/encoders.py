@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mum_model.model import MuM, MuMConfig, load_encoder
 from mum_model.model.masking import patchify
@@ -69,7 +70,7 @@ def raw_pixels(patch_size: int) -> JudgedEncoder:
     return JudgedEncoder("pixels", lambda images: patchify(normalise_pixels(images), patch_size))
 
 
-def _tokens(encoder: nn.Module) -> Callable[[Tensor], Tensor]:
+def _tokens(encoder: Any) -> Callable[[Tensor], Tensor]:
     def features(images: Tensor) -> Tensor:
         with torch.no_grad():
             batches = [encoder.forward_features(normalise_pixels(batch))[:, 1:] for batch in images.split(BATCH)]

@@ -12,20 +12,10 @@ from torch import Tensor
 
 from mum_model.evaluate.figures import draw_pair
 from mum_model.files import write_text
+from mum_model.summary import COLUMNS, cell
 
 if TYPE_CHECKING:
     from mum_model.evaluate import Benchmark
-
-COLUMNS = {
-    ("matching", "probe_epe"): ("probe EPE, px", "lower"),
-    ("matching", "probe_recall"): ("probe R@32", "higher"),
-    ("matching", "knn_epe"): ("kNN EPE, px", "lower"),
-    ("matching", "knn_recall"): ("kNN R@32", "higher"),
-    ("pose", "auc5"): ("pose AUC@5", "higher"),
-    ("pose", "auc10"): ("pose AUC@10", "higher"),
-    ("pose", "auc20"): ("pose AUC@20", "higher"),
-}
-"""What the table shows: task and number -> heading, and which way is better."""
 
 DESCRIPTIONS = {
     "mum": "the encoder of this run",
@@ -48,6 +38,11 @@ class Judged:
     positions: Tensor
     features: Tensor
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All numbers under `<task>_<number>`."""
+        return {f"{task}_{key}": value for task, values in self.tasks.items() for key, value in values.items()}
+
 
 def write_report(folder: Path, judged: dict[str, Judged], benchmark: "Benchmark", cfg: DictConfig) -> None:
     """Draw the figures and write `report.html`.
@@ -61,7 +56,7 @@ def write_report(folder: Path, judged: dict[str, Judged], benchmark: "Benchmark"
     figures = [_draw(folder, number, judged, benchmark) for number in _spread(benchmark, cfg.evaluate.figures)]
     environment = jinja2.Environment(loader=jinja2.PackageLoader("mum_model.evaluate", "."), autoescape=True)
     page = environment.get_template("report.html").render(
-        table=_table(judged),
+        table=_table({name: one.numbers for name, one in judged.items()}),
         descriptions=DESCRIPTIONS,
         figures=[base64.b64encode(path.read_bytes()).decode() for path in figures],
         card=benchmark.views.index.card,
@@ -87,20 +82,10 @@ def _draw(folder: Path, number: int, judged: dict[str, Judged], benchmark: "Benc
     return path
 
 
-def _table(judged: dict[str, Judged]) -> dict[str, list]:
+def _table(metrics: dict[str, dict[str, float]]) -> dict[str, list]:
     """Headings, and for each encoder its cells with the best of each column marked."""
-    columns = [key for key in COLUMNS if key[1] in judged["mum"].tasks.get(key[0], {})]
-    best = {}
-    for task, number in columns:
-        values = {name: one.tasks[task][number] for name, one in judged.items()}
-        best[task, number] = (min if COLUMNS[task, number][1] == "lower" else max)(values, key=values.__getitem__)
-    rows = [
-        (name, [(*_cell(one, *column), best[column] == name) for column in columns]) for name, one in judged.items()
-    ]
-    return {"headings": [COLUMNS[column] for column in columns], "rows": rows}
-
-
-def _cell(one: Judged, task: str, number: str) -> tuple[str, str]:
-    digits = 1 if number.endswith("epe") else 3
-    value, deviation = one.tasks[task][number], one.tasks[task][f"{number}_std"]
-    return f"{value:.{digits}f}", f"{deviation:.{digits}f}"
+    columns = [key for key in COLUMNS if key in metrics["mum"]]
+    best = {key: (min if key.endswith("epe") else max)(metrics, key=lambda name: metrics[name][key]) for key in columns}
+    headings = [(COLUMNS[key], "lower" if key.endswith("epe") else "higher") for key in columns]
+    rows = [(name, [(cell(metrics[name], key), best[key] == name) for key in columns]) for name in metrics]
+    return {"headings": headings, "rows": rows}

@@ -17,7 +17,8 @@ def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weigh
     Returns:
         Groups for `torch.optim.AdamW`.
     """
-    decaying, still = [], []
+    decaying: list[nn.Parameter] = []
+    still: list[nn.Parameter] = []
     for name, parameter in named_parameters:
         is_matrix = parameter.ndim > 1 and not name.endswith("_token")
         (decaying if is_matrix else still).append(parameter)

@@ -169,10 +169,11 @@ class Room:
         """Colour of each point, float32 `[N, 3]`, its texture projected along the dominant axis of its surface."""
         to_uv = self.world2uv[triangle]
         u, v = (np.einsum("nij,nj->in", to_uv[:, :, :3], points) + to_uv[:, :, 3].T) % 1.0
-        row = self.atlas_rows[triangle] + v * TEXTURE_SIZE
-        position = np.stack([u * TEXTURE_SIZE + 0.5, row], axis=-1).astype(np.float32)
         side = math.isqrt(len(points))  # remap wants an image
-        return cv2.remap(self.atlas, position.reshape(side, side, 2), None, cv2.INTER_LINEAR).reshape(-1, 3)
+        column = (u * TEXTURE_SIZE + 0.5).reshape(side, side).astype(np.float32)
+        row = (self.atlas_rows[triangle] + v * TEXTURE_SIZE).reshape(side, side).astype(np.float32)
+        # Two maps: given as one map of two channels, OpenCV 5.0.0 returns not-a-number for some pixels.
+        return cv2.remap(self.atlas, column, row, cv2.INTER_LINEAR).reshape(-1, 3)
 
     def _light(
         self, rng: np.random.Generator, points: np.ndarray, triangle: np.ndarray, albedo: np.ndarray, eye: np.ndarray

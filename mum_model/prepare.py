@@ -215,12 +215,12 @@ def split_scenes(scenes: list[WrittenScene], data: DictConfig) -> None:
     """
     if len(scenes) >= len(SPLITS):
         order = sorted(scenes, key=lambda scene: _draw(data.splits.seed, scene.rows[0]["scene"]))
-        for scene, split in zip(order, _blocks(len(order), data.splits), strict=True):
+        for scene, split in zip(order, _blocks(len(order), data.splits, least=1), strict=True):
             for row in scene.rows:
                 row["split"] = split
         return
     for scene in scenes:
-        for row, split in zip(scene.rows, _blocks(len(scene.rows), data.splits), strict=True):
+        for row, split in zip(scene.rows, _blocks(len(scene.rows), data.splits, least=2), strict=True):
             row["split"] = split
 
 
@@ -228,9 +228,9 @@ def _draw(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
 
 
-def _blocks(count: int, shares: DictConfig) -> list[str]:
-    """`count` split names in blocks: test, val, train, none of the first two empty."""
-    test, val = max(1, round(shares.test * count)), max(1, round(shares.val * count))
+def _blocks(count: int, shares: DictConfig, least: int) -> list[str]:
+    """`count` split names in blocks: test, val, train; at least two frames make a pair to judge on."""
+    test, val = max(least, round(shares.test * count)), max(least, round(shares.val * count))
     return (["test"] * test + ["val"] * val + ["train"] * count)[:count]
 
 

@@ -81,7 +81,7 @@ def test_same_input_gives_the_same_dataset(tiny_dataset, tmp_path):
 def test_one_scene_is_split_by_blocks_and_shrunk(tmp_path):
     index = SceneIndex.open(prepared(tmp_path, f"data.source={images_folder(tmp_path, 10)}"))
     splits = index.column("split").tolist()
-    assert splits == ["test"] + ["val"] + ["train"] * 8
+    assert splits == ["test"] * 2 + ["val"] * 2 + ["train"] * 6
     assert index.image(0).shape == (64, 85, 3)
     assert index.card["covisibility"] == {"time": 1}
     assert index.camera(0) is None

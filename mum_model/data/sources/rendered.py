@@ -19,7 +19,7 @@ from mum_model.data.captures import Capture, Frame
 from mum_model.data.geometry import invert_pose, pixel_grid, unproject
 
 TEXTURE_SIZE = 128
-TEXTURES = 7
+TEXTURES = 10
 COLOURS = 8
 SUPERSAMPLING = 2
 
@@ -84,7 +84,7 @@ class Room:
         palette = _palette(rng)
         self.atlas = _atlas([_texture(rng, palette) for _ in range(TEXTURES)])
         solids = [self._walls(rng), *self._furniture(rng)]
-        self.path_start, self.path_arc = rng.uniform(0, 2 * math.pi), rng.uniform(math.pi * 0.3, math.pi * 0.6)
+        self.path_start, self.path_arc = rng.uniform(0, 2 * math.pi), rng.uniform(math.pi * 0.12, math.pi * 0.3)
         triangles = np.concatenate([_placed(solid) for solid in solids])
         edges = triangles[:, 1:] - triangles[:, :1]
         normals = np.cross(edges[:, 0], edges[:, 1])
@@ -122,7 +122,7 @@ class Room:
         )
 
     def _walls(self, rng: np.random.Generator) -> Solid:
-        return Solid(_box(self.half), np.eye(3, 4), _three(rng), rng.uniform(3.0, 6.0))
+        return Solid(_box(self.half), np.eye(3, 4), _three(rng), rng.uniform(5.0, 9.0))
 
     def _furniture(self, rng: np.random.Generator) -> list[Solid]:
         """Boxes and balls on the floor and in the air, some of them twins: the same shape and texture elsewhere."""
@@ -134,7 +134,7 @@ class Room:
             else:
                 extent = rng.uniform(0.15, 0.55, 3)
                 vertices = _box(extent) if rng.random() < 0.7 else _ball(extent[0])
-                textures, tile = _three(rng), rng.uniform(0.3, 1.2)
+                textures, tile = _three(rng), rng.uniform(0.6, 1.8)
             reach = np.abs(vertices).max((0, 1))
             place = rng.uniform(-0.55, 0.55, 3) * self.half
             if rng.random() < 0.7:
@@ -145,11 +145,11 @@ class Room:
 
     def _camera(self, rng: np.random.Generator, along: float) -> np.ndarray:
         """Camera-to-world on an arc along the walls, looking across the room."""
-        angle = self.path_start + self.path_arc * along + rng.normal(0, 0.04)
+        angle = self.path_start + self.path_arc * along + rng.normal(0, 0.02)
         reach = self.half[[0, 2]] * rng.uniform(0.82, 0.94)
         height = rng.uniform(-0.55, 0.2) * self.half[1]
         position = np.array([reach[0] * math.cos(angle), height, reach[1] * math.sin(angle)])
-        target = rng.normal(0, 0.2, 3) * np.array([1, 0.5, 1]) + [0, 0.25 * self.half[1], 0]
+        target = rng.normal(0, 0.12, 3) * np.array([1, 0.5, 1]) + [0, 0.25 * self.half[1], 0]
         return look_at(position, target, roll=rng.normal(0, 0.06))
 
     def _trace(
@@ -188,9 +188,9 @@ class Room:
         facing = np.einsum("nk,nk->n", to_lamp, normal) * towards_eye / np.sqrt(square)
         lambert = np.maximum(facing, 0) / (1 + 0.15 * square)
         brightness = rng.uniform(0.5, 0.75) + 0.9 * lambert
-        gain = rng.uniform(0.75, 1.25, 3) * math.exp(rng.uniform(-0.35, 0.2))
+        gain = rng.uniform(0.9, 1.1, 3) * math.exp(rng.uniform(-0.2, 0.15))
         colour = albedo * brightness[:, None] * gain.astype(np.float32)
-        return np.clip(colour, 0, 1) ** np.float32(math.exp(rng.uniform(-0.3, 0.3)))
+        return np.clip(colour, 0, 1) ** np.float32(math.exp(rng.uniform(-0.1, 0.1)))
 
 
 def _placed(solid: Solid) -> np.ndarray:
@@ -283,7 +283,7 @@ def _texture(rng: np.random.Generator, palette: np.ndarray) -> np.ndarray:
     low, high, grout = palette[rng.permutation(COLOURS)[:3]]
     weight = patterns[rng.integers(len(patterns))](rng)[..., None]
     grain = _noise(rng)[..., None]
-    return ((1 - weight) * low + weight * high + 0.25 * (grain - 0.5) * grout).clip(0, 1).astype(np.float32)
+    return ((1 - weight) * low + weight * high + 0.7 * (grain - 0.5) * grout).clip(0, 1).astype(np.float32)
 
 
 def _noise(rng: np.random.Generator) -> np.ndarray:

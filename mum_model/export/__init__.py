@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,11 +44,7 @@ def export(cfg: DictConfig) -> Path:
         torch.set_num_threads(cfg.machine.threads)
     target = Path(cfg.paths.export)
     with written_whole(target) as folder:
-        try:
-            write_json(folder / "export.json", _export_into(folder, source, cfg))
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
+        write_json(folder / "export.json", _export_into(folder, source, cfg))
     return target
 
 

@@ -123,11 +123,12 @@ class Trainer:
         )
 
     def _noise(self, images: Tensor) -> Tensor:
-        """What decides the masks of this step: a function of seed, step and rank, so that it needs no state."""
+        """What decides the masks of this step: this rank's share of what one process would draw for all views."""
         patch = self.engine.module.config.patch_size
         count, length = images.shape[0] * images.shape[1], (images.shape[-2] // patch) * (images.shape[-1] // patch)
-        rng = np.random.default_rng([self.cfg.seed, self.step, self.rank])
-        return torch.from_numpy(rng.random((count, length), dtype=np.float32)).to(images.device)
+        rng = np.random.default_rng([self.cfg.seed, self.step])
+        noise = rng.random((self.world_size, count, length), dtype=np.float32)[self.rank]
+        return torch.from_numpy(noise).to(images.device)
 
     def _mean_over_ranks(self, loss: Tensor) -> float:
         mean = loss.detach().float().clone()

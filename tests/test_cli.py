@@ -1,9 +1,11 @@
 """The `mum` command itself."""
 
+import json
+
 import pytest
 
 from mum_model.cli import COMMANDS, STAGES
-from tests.conftest import run_mum
+from tests.conftest import paths, run_mum
 
 
 def test_help_lists_every_stage():
@@ -31,3 +33,19 @@ def test_an_unknown_stage_is_named():
 
 def test_an_unknown_setting_is_named():
     assert "pretrain.stepz" in run_mum("pretrain", "pretrain.stepz=3", status=1)
+
+
+def test_summary_says_what_is_not_there_yet(tmp_path):
+    assert "not made yet" in run_mum("summary", *paths(tmp_path))
+
+
+def test_summary_is_a_table_with_every_place(tmp_path):
+    numbers = {"matching_probe_epe": 12.34, "matching_probe_epe_std": 0.5}
+    metrics = {name: numbers for name in ("mum", "random", "pixels")}
+    ratio = {"mum_over_random": 0.9, "mum_over_pixels": 0.8}
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps({**metrics, "ratio": ratio}))
+    output = run_mum("summary", *paths(tmp_path))
+    assert "12.3 ± 0.5" in output
+    assert "0.900 x random weights" in output
+    assert str(tmp_path / "export" / "encoder.onnx") not in output

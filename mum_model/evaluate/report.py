@@ -10,9 +10,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from mum_model.evaluate.columns import COLUMNS, cell
 from mum_model.evaluate.figures import draw_pair
 from mum_model.files import write_text
-from mum_model.summary import COLUMNS, cell
 
 if TYPE_CHECKING:
     from mum_model.evaluate import Benchmark

@@ -41,7 +41,7 @@ def test_summary_says_what_is_not_there_yet(tmp_path):
 
 def test_summary_is_a_table_with_every_place(tmp_path):
     numbers = {"matching_probe_epe": 12.34, "matching_probe_epe_std": 0.5}
-    metrics = {name: numbers for name in ("mum", "random", "pixels")}
+    metrics = dict.fromkeys(("mum", "random", "pixels"), numbers)
     ratio = {"mum_over_random": 0.9, "mum_over_pixels": 0.8}
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps({**metrics, "ratio": ratio}))

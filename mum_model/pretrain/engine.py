@@ -72,7 +72,7 @@ def create_engine(model: MuM, pretrain: DictConfig) -> deepspeed.DeepSpeedEngine
         raise UserError(f"pretrain.zero_stage={pretrain.zero_stage}: expected 0, 1, 2 or 3")
     groups = parameter_groups(model.named_parameters(), pretrain.weight_decay)
     # torch's AdamW rather than DeepSpeed's own, which would be compiled at start.
-    optimiser = torch.optim.AdamW(groups, lr=pretrain.learning_rate, betas=tuple(pretrain.betas))
+    optimiser = torch.optim.AdamW(groups, lr=pretrain.learning_rate, betas=tuple(pretrain.betas), fused=True)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimiser, config=deepspeed_config(pretrain))
     return engine
 

@@ -256,7 +256,7 @@ def _global_pairs(scenes: list[WrittenScene]) -> pa.Table:
 
 
 def build_sequences(splits: list[str], pairs: pa.Table, frames: int, min_overlap: float) -> pa.Table:
-    """A sequence for each frame as anchor: itself and the views that see most of it (paper.md, "Data").
+    """A sequence for each frame as anchor: itself and the views that see most of it (MuM, data).
 
     Args:
         splits: Split of each row; a sequence never crosses splits.

@@ -54,7 +54,7 @@ class ViewSampler:
     """Draws the views of each step from the sequences of a split.
 
     The view count S is uniform over its range, one for the whole step; `floor(frames / S)` sequences are drawn, and S
-    distinct views from each (paper.md, "Data" and "Pretraining recipe").
+    distinct views from each (MuM, pretraining recipe).
     """
 
     def __init__(

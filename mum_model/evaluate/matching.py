@@ -1,6 +1,6 @@
 """Dense matching between two views from frozen patch tokens: by nearest neighbour, and by a linear probe.
 
-The protocol is that of paper.md ("Dense matching, linear probe"): one linear projection shared by both images,
+The protocol is that of the linear probe of MuM (arXiv 2511.17309): one linear projection shared by both images,
 L2-normalised, correlation over a temperature, softmax over the other image's patch grid, cross-entropy on the true cell
 where co-visible; the prediction is the soft average over the best cell and its four neighbours. Without a projection it
 is the nearest-neighbour variant. Unlike the authors' script, the probe is chosen on a validation split.

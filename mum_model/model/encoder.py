@@ -1,7 +1,7 @@
 """The encoder: a stock timm vision transformer (`timm.models.eva.Eva`) with DINOv3's axial RoPE, in five sizes.
 
 Nothing of the network is ours: a size is a set of arguments to timm's class. So the authors' weights load under their
-own key names, and what is trained here loads in a timm that has never heard of this project (paper.md, "Found by us").
+own key names, and what is trained here loads in a timm that has never heard of this project (tests/model/test_parity.py).
 """
 
 import math
@@ -43,7 +43,7 @@ ENCODER_ARGUMENTS: dict[str, Any] = {
     "num_classes": 0,
     "global_pool": "",
 }
-"""What every size shares: arguments of `timm.models.eva.Eva` (paper.md, "Method")."""
+"""What every size shares: arguments of `timm.models.eva.Eva` (MuM, section on the method)."""
 
 DEFAULT_LAYER_NORM_EPS = 1e-5
 

@@ -19,7 +19,7 @@ class PatchMask(NamedTuple):
 
 
 def uniform_mask(noise: Tensor, mask_ratio: float) -> PatchMask:
-    """Keep, in each view on its own, the `int(L * (1 - mask_ratio))` patches of smallest noise (paper.md, "Method").
+    """Keep, in each view on its own, the `int(L * (1 - mask_ratio))` patches of smallest noise (MuM, method).
 
     Args:
         noise: Uniform random numbers `[N, L]`; they alone decide the mask.
@@ -67,7 +67,7 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
 
 
 def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give each patch zero mean and unit variance, the target of the loss (paper.md, "Method").
+    """Give each patch zero mean and unit variance, the target of the loss (MuM, method).
 
     Args:
         patches: `[N, L, P*P*3]`.

@@ -71,7 +71,7 @@ MUM_SIZES: dict[str, MuMConfig] = {
     "large": _config("large", decoder_dim=768, decoder_depth=12, decoder_heads=16),
     "huge": _config("huge", decoder_dim=1024, decoder_depth=24, decoder_heads=16),
 }
-"""Encoder and decoder by size; base, large and huge as in the authors' code (paper.md, "Variants")."""
+"""Encoder and decoder by size; base, large and huge as in the authors' code (github.com/davnords/MuM)."""
 
 
 class MuMOutput(NamedTuple):
@@ -89,7 +89,7 @@ class MuMOutput(NamedTuple):
 
 
 class MuM(nn.Module):
-    """A masked autoencoder over the views of a scene (paper.md, "Method")."""
+    """A masked autoencoder over the views of a scene (MuM, CVPR 2026, arXiv 2511.17309)."""
 
     def __init__(self, config: MuMConfig):
         """Build the model with fresh weights, drawn from torch's global generator.

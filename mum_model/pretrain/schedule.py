@@ -1,4 +1,4 @@
-"""The optimiser's groups and the learning rate of each step (paper.md, "Pretraining recipe")."""
+"""The optimiser's groups and the learning rate of each step (MuM, pretraining recipe)."""
 
 import math
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """The encoder: a stock timm vision transformer (`timm.models.eva.Eva`) with DINOv3's axial RoPE, in five sizes.
 
 Nothing of the network is ours: a size is a set of arguments to timm's class. So the authors' weights load under their
-own key names (tests/model/test_parity.py), and what is trained here loads in a timm that has never heard of this project.
+own key names, and what is trained here loads in a timm that has never heard of this project.
 """
 
 import math

@@ -90,7 +90,7 @@ def _captures(cfg: DictConfig) -> tuple[list[Capture], list[Refusal]]:
 @dataclass(frozen=True)
 class _FrameSettings:
     short_side: int
-    jpeg_quality: int
+    jpeg_quality: int | None
 
     @classmethod
     def of(cls, data: DictConfig) -> "_FrameSettings":
@@ -170,7 +170,8 @@ def resize(frame: Frame, short_side: int) -> Frame:
 
 def _pack(shard: ShardWriter, frame: Frame, name: str, settings: _FrameSettings) -> dict[str, Any]:
     member = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    image = shard.add(f"{member}.jpg", encode_image(frame.image, settings.jpeg_quality))
+    ending, content = encode_image(frame.image, settings.jpeg_quality)
+    image = shard.add(member + ending, content)
     depth = None if frame.depth is None else shard.add(f"{member}.depth.tiff", encode_depth(frame.depth))
     return {
         "frame": name,

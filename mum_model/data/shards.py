@@ -1,7 +1,6 @@
 """Shards: one uncompressed tar a scene, read at random by offset.
 
-A shard is a plain tar that any tool opens: `FRAME.png` or `.jpg`, and `FRAME.depth.tiff` (float32, lossless) where depth is
-known.
+A shard is a plain tar that any tool opens: `FRAME.png` or `.jpg`, and `FRAME.depth.tiff` (float32, lossless) if known.
 The index keeps offset and size of each member, so a frame is one positioned read, whatever the order.
 """
 

@@ -3,15 +3,16 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PYTEST_PROCESSES ?= 2
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run test install clean
 
 run: .venv/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
-	@$(BIN)/mum summary --config-dir . --config-name params
+	dvc repro
+	@mum summary --config-dir . --config-name params
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(PYTEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n $(PYTEST_PROCESSES) --dist loadfile
 
 install: .venv/installed
 

@@ -162,7 +162,8 @@ def test_interrupted_training_goes_on(project):
     dvc(project, "checkout")
     change(project, pretrain__steps=400, pretrain__checkpoint_every=20)
     command = [sys.executable, "-m", "dvc", "repro", "pretrain"]
-    with subprocess.Popen(command, cwd=project, env=environment(), start_new_session=True) as repro:
+    settings = {"cwd": project, "env": environment(), "start_new_session": True, "preexec_fn": hear_interrupts}
+    with subprocess.Popen(command, **settings) as repro:
         wait_for(project / "outputs/run/checkpoints/step-00000040/training.json")
         os.killpg(repro.pid, signal.SIGINT)
     assert repro.returncode != 0
@@ -170,6 +171,11 @@ def test_interrupted_training_goes_on(project):
     assert re.search(r"resuming at step \d+", output), output
     steps = [int(line.split(",")[0]) for line in (project / "outputs/run/training.csv").read_text().splitlines()[1:]]
     assert steps == list(range(1, 401)), "the records before the interruption are gone"
+
+
+def hear_interrupts():
+    """A shell starts its background jobs deaf to SIGINT, and their children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(path, seconds=120):

@@ -1,5 +1,6 @@
 """The exported graph against PyTorch: the same features at sizes it never saw, and how long each takes."""
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -40,6 +41,9 @@ def require_parity(
 ) -> dict[str, Any]:
     """Compare both on random images of every size, one at a time and three at once.
 
+    An encoder can magnify rounding so much that float32 itself is not as exact as the limit. Then, and only then, the
+    graph may differ from PyTorch by twice what PyTorch in float32 differs from PyTorch in float64.
+
     Args:
         reference: The encoder in PyTorch, evaluation mode, float32.
         session: Its exported graph.
@@ -48,20 +52,31 @@ def require_parity(
         seed: Draws the images.
 
     Returns:
-        `max_abs_difference` over all, the `limit`, and one entry in `checks` for each size and batch.
+        `max_abs_difference` over all, the `limit`, and one entry in `checks` for each size and batch, with what float32
+        costs PyTorch itself.
 
     Raises:
         UserError: A difference is above the limit or not a number.
     """
     generator = torch.Generator().manual_seed(seed)
+    exact = copy.deepcopy(reference).double()
     checks: list[dict[str, Any]] = []
     for size in sizes:
         height, width = (round_up(side, reference.patch_embed.patch_size[0]) for side in size)
         for batch in BATCHES:
             images = torch.randn(batch, 3, height, width, generator=generator)
-            cls, patch_tokens = _differences(_by_pytorch(reference, images), _by_onnxruntime(session, images.numpy()))
-            checks.append({"images": [batch, 3, height, width], "cls": cls, "patch_tokens": patch_tokens})
-            if not max(cls, patch_tokens) <= limit:
+            by_pytorch = _by_pytorch(reference, images)
+            cls, patch_tokens = _differences(by_pytorch, _by_onnxruntime(session, images.numpy()))
+            rounding = max(_differences(_by_pytorch(exact, images.double()), by_pytorch))
+            checks.append(
+                {
+                    "images": [batch, 3, height, width],
+                    "cls": cls,
+                    "patch_tokens": patch_tokens,
+                    "rounding_of_pytorch": rounding,
+                }
+            )
+            if not max(cls, patch_tokens) <= max(limit, 2 * rounding):
                 raise UserError(
                     f"export: at images [{batch}, 3, {height}, {width}] ONNX Runtime and PyTorch differ by "
                     f"{max(cls, patch_tokens):.2g}, more than export.max_abs_difference={limit:g}; nothing was "

@@ -265,7 +265,7 @@ def test_real_capture_has_50_frames_and_names_the_17_missing():
     assert len(capture.frames) == 50
     assert len(capture.refused) == 17
     assert {refusal.reason for refusal in capture.refused} == {"missing, but transforms.json lists it as a frame"}
-    assert all(refusal.path.startswith(str(folder / "images")) for refusal in capture.refused)
+    assert all(refusal.path.startswith(str(folder.resolve() / "images")) for refusal in capture.refused)
 
 
 def test_real_poses_explain_real_matches():

@@ -1,4 +1,4 @@
-"""The DAG: prepare -> pretrain -> evaluate, and pretrain -> export."""
+"""The DAG: prepare -> pretrain -> evaluate and export, which read the dataset too."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +50,7 @@ def mum_pipeline(overrides: list = []) -> Outputs:  # noqa: B006, KFP's own way 
     kubernetes.empty_dir_mount(trained, volume_name="shm", mount_path="/dev/shm", medium="Memory")
     run = trained.outputs["run"]
     evaluated = evaluate(overrides=overrides, dataset=prepared.outputs["dataset"], run=run)
-    exported = export(overrides=overrides, run=run)
+    exported = export(overrides=overrides, dataset=prepared.outputs["dataset"], run=run)
     return Outputs(
         dataset=prepared.outputs["dataset"],
         run=run,

@@ -1,137 +1,199 @@
-"""The exported graph against PyTorch: the same features at sizes it never saw, and how long each takes."""
+"""An exported graph against PyTorch: the same features at sizes it never saw, and how long each takes."""
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 import torch
 
 from mum_model.errors import UserError
-from mum_model.export.onnx_graph import round_up
+from mum_model.export.contract import output_blocks
+from mum_model.export.onnx_graph import features, round_up
 from mum_model.model.encoder import Eva
 
-BATCHES = (1, 3)
+Features = list[np.ndarray]
+"""CLS `[N, D]`, patch tokens `[N, L, D]`, and those of the blocks that are outputs, float32."""
 
-Features = tuple[np.ndarray, np.ndarray]
-"""CLS `[N, D]` and patch tokens `[N, L, D]`, float32."""
+Encoder = Callable[[np.ndarray], Features]
+"""Features of RGB uint8 pixels `[N, H, W, 3]`."""
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on the CPU.
+class Agreement(NamedTuple):
+    """How close two sets of features are.
+
+    Attributes:
+        max_abs_difference: Of any two numbers.
+        min_cosine: Of any two tokens.
+    """
+
+    max_abs_difference: float
+    min_cosine: float
+
+    @classmethod
+    def of(cls, expected: Features, actual: Features) -> "Agreement":
+        """Compare output by output."""
+        pairs = list(zip(expected, actual, strict=True))
+        return cls(
+            max(float(np.abs(theirs - ours).max()) for theirs, ours in pairs),
+            min(float(_cosine(theirs, ours).min()) for theirs, ours in pairs),
+        )
+
+
+class OnnxGraph:
+    """An exported graph, run on the CPU."""
+
+    def __init__(self, path: Path, contract: Mapping[str, Any], threads: int):
+        """Open it.
+
+        Args:
+            path: The ONNX file.
+            contract: From `input_contract`.
+            threads: Threads of one operator.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._contract = contract
+
+    def __call__(self, pixels: np.ndarray) -> Features:
+        """All outputs for RGB uint8 pixels `[N, H, W, 3]`."""
+        return self._session.run(None, {self._contract["input"]["name"]: graph_input(pixels, self._contract)})
+
+    def patch_tokens(self, pixels: np.ndarray) -> np.ndarray:
+        """Final-normed patch tokens `[N, L, D]` of RGB uint8 pixels `[N, H, W, 3]`."""
+        return self(pixels)[1]
+
+
+class Reference:
+    """The encoder in PyTorch, with the outputs of the graph."""
+
+    def __init__(self, encoder: Eva, contract: Mapping[str, Any]):
+        """Wrap it.
+
+        Args:
+            encoder: In evaluation mode, of any precision.
+            contract: From `input_contract`.
+        """
+        self._encoder = encoder
+        self._mean, self._std = (torch.tensor(contract["input"][name]).reshape(3, 1, 1) for name in ("mean", "std"))
+        self._blocks = output_blocks(contract)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: np.ndarray) -> Features:
+        """All outputs for RGB uint8 pixels `[N, H, W, 3]`, normalised as in training."""
+        images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
+        images = images.to(self._encoder.cls_token.dtype)
+        return [output.numpy() for output in features(self._encoder, images, self._blocks)]
+
+    @property
+    def in_double(self) -> "Reference":
+        """The same in float64."""
+        exact = copy.copy(self)
+        exact._encoder = copy.deepcopy(self._encoder).double()
+        return exact
+
+
+def graph_input(pixels: np.ndarray, contract: Mapping[str, Any]) -> np.ndarray:
+    """What the graph takes for RGB uint8 pixels `[N, H, W, 3]`: themselves, or normalised float32 `[N, 3, H, W]`."""
+    described = contract["input"]
+    if described["dtype"] == "uint8":
+        return pixels
+    mean, std = (np.array(described[name], np.float32) for name in ("mean", "std"))
+    return np.ascontiguousarray(((pixels.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
+
+
+def noise(sizes: Iterable[Sequence[int]], patch_size: int, seed: int) -> list[np.ndarray]:
+    """Pixels of random images.
 
     Args:
-        path: The ONNX file.
-        threads: Threads of one operator.
+        sizes: `[N, height, width]`; sides in pixels are rounded up to multiples of the patch size.
+        patch_size: Of the encoder.
+        seed: Draws them.
 
     Returns:
-        The session.
+        RGB uint8 `[N, H, W, 3]` each.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(seed)
+    shapes = [(batch, round_up(height, patch_size), round_up(width, patch_size), 3) for batch, height, width in sizes]
+    return [generator.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
 
 
-def require_parity(
-    reference: Eva, session: onnxruntime.InferenceSession, sizes: Iterable[Sequence[int]], limit: float, seed: int
-) -> dict[str, Any]:
-    """Compare both on random images of every size, one at a time and three at once.
+def require_parity(reference: Reference, graph: OnnxGraph, images: Iterable[np.ndarray], limit: float) -> None:
+    """Refuse a float32 graph that is not PyTorch's encoder.
 
     An encoder can magnify rounding so much that float32 itself is not as exact as the limit. Then, and only then, the
     graph may differ from PyTorch by twice what PyTorch in float32 differs from PyTorch in float64.
 
     Args:
-        reference: The encoder in PyTorch, evaluation mode, float32.
-        session: Its exported graph.
-        sizes: `[height, width]` in pixels, rounded up to multiples of the patch size.
+        reference: The encoder in PyTorch, float32.
+        graph: Its exported graph, float32.
+        images: Pixels, RGB uint8 `[N, H, W, 3]` each.
         limit: Largest difference of any number that is accepted; features are layer-normed, so of order one.
-        seed: Draws the images.
-
-    Returns:
-        `max_abs_difference` over all, the `limit`, and one entry in `checks` for each size and batch, with what float32
-        costs PyTorch itself.
 
     Raises:
         UserError: A difference is above the limit or not a number.
     """
-    generator = torch.Generator().manual_seed(seed)
-    exact = copy.deepcopy(reference).double()
-    checks: list[dict[str, Any]] = []
-    for size in sizes:
-        height, width = (round_up(side, reference.patch_embed.patch_size[0]) for side in size)
-        for batch in BATCHES:
-            images = torch.randn(batch, 3, height, width, generator=generator)
-            by_pytorch = _by_pytorch(reference, images)
-            cls, patch_tokens = _differences(by_pytorch, _by_onnxruntime(session, images.numpy()))
-            rounding = max(_differences(_by_pytorch(exact, images.double()), by_pytorch))
-            checks.append(
-                {
-                    "images": [batch, 3, height, width],
-                    "cls": cls,
-                    "patch_tokens": patch_tokens,
-                    "rounding_of_pytorch": rounding,
-                }
+    exact = reference.in_double
+    for pixels in images:
+        expected = reference(pixels)
+        difference = Agreement.of(expected, graph(pixels)).max_abs_difference
+        if difference <= limit:
+            continue
+        if not difference <= 2 * Agreement.of(exact(pixels), expected).max_abs_difference:
+            raise UserError(
+                f"export: at {list(pixels.shape)} ONNX Runtime and PyTorch differ by {difference:.2g}, more than "
+                f"export.max_abs_difference={limit:g}; nothing was written. Use the pinned torch, timm and "
+                "onnxruntime, or raise the limit if that is good enough"
             )
-            if not max(cls, patch_tokens) <= max(limit, 2 * rounding):
-                raise UserError(
-                    f"export: at images [{batch}, 3, {height}, {width}] ONNX Runtime and PyTorch differ by "
-                    f"{max(cls, patch_tokens):.2g}, more than export.max_abs_difference={limit:g}; nothing was "
-                    "written. Use the pinned torch, timm and onnxruntime, or raise the limit if that is good enough"
-                )
-    worst = max(max(check["cls"], check["patch_tokens"]) for check in checks)
-    return {"max_abs_difference": worst, "limit": limit, "checks": checks}
 
 
-def median_latency(
-    reference: Eva, session: onnxruntime.InferenceSession, size: Sequence[int], runs: int
-) -> dict[str, Any]:
-    """Time one image through both, in turns, so that whatever else the machine does meets both alike.
+def measured_agreement(reference: Reference, graph: OnnxGraph, images: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Compare a graph with PyTorch.
 
     Args:
-        reference: The encoder in PyTorch, evaluation mode, float32; run eagerly.
-        session: Its exported graph.
-        size: `[height, width]` in pixels, rounded up to multiples of the patch size.
-        runs: Timed runs of each, after one that is not.
+        reference: The encoder in PyTorch, float32.
+        graph: Its exported graph, of any precision.
+        images: Pixels, RGB uint8 `[N, H, W, 3]` each.
 
     Returns:
-        The shape of `images`, the number of `runs`, and the medians `onnxruntime_ms` and `pytorch_ms`.
+        `max_abs_difference` and `min_cosine` over all, and one entry in `checks` for each array of images.
     """
-    height, width = (round_up(side, reference.patch_embed.patch_size[0]) for side in size)
-    images = torch.zeros(1, 3, height, width)
-    array = images.numpy()
-    seconds = [
-        (_seconds(lambda: _by_onnxruntime(session, array)), _seconds(lambda: _by_pytorch(reference, images)))
-        for _ in range(runs + 1)
-    ][1:]
-    onnxruntime_ms, pytorch_ms = (round(1000 * median(column), 3) for column in zip(*seconds, strict=True))
+    checks = [
+        {"images": list(pixels.shape), **Agreement.of(reference(pixels), graph(pixels))._asdict()} for pixels in images
+    ]
     return {
-        "images": [1, 3, height, width],
-        "runs": runs,
-        "onnxruntime_ms": onnxruntime_ms,
-        "pytorch_ms": pytorch_ms,
+        "max_abs_difference": max(check["max_abs_difference"] for check in checks),
+        "min_cosine": min(check["min_cosine"] for check in checks),
+        "checks": checks,
     }
 
 
-@torch.inference_mode()
-def _by_pytorch(encoder: Eva, images: torch.Tensor) -> Features:
-    tokens = encoder.forward_features(images).numpy()
-    return tokens[:, 0], tokens[:, encoder.num_prefix_tokens :]
+def median_milliseconds(encoders: Mapping[str, Encoder], pixels: np.ndarray, runs: int) -> dict[str, float]:
+    """Time the same images through each, in turns, so that whatever else the machine does meets all alike.
+
+    Args:
+        encoders: By name.
+        pixels: RGB uint8 `[N, H, W, 3]`.
+        runs: Timed runs of each, after one that is not.
+
+    Returns:
+        The median of each.
+    """
+    seconds = [[_seconds(encoder, pixels) for encoder in encoders.values()] for _ in range(runs + 1)][1:]
+    columns = zip(*seconds, strict=True)
+    return {name: round(1000 * median(column), 3) for name, column in zip(encoders, columns, strict=True)}
 
 
-def _by_onnxruntime(session: onnxruntime.InferenceSession, images: np.ndarray) -> Features:
-    cls, patch_tokens = session.run(["cls", "patch_tokens"], {"images": images})
-    return cls, patch_tokens
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
 
 
-def _differences(expected: Features, actual: Features) -> list[float]:
-    return [float(np.abs(theirs - ours).max()) for theirs, ours in zip(expected, actual, strict=True)]
-
-
-def _seconds(call: Callable[[], object]) -> float:
+def _seconds(encoder: Encoder, pixels: np.ndarray) -> float:
     start = time.perf_counter()
-    call()
+    encoder(pixels)
     return time.perf_counter() - start

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-DATATYPE = "FP32"
-"""The Open Inference Protocol's name for float32, the only type that is exported."""
+DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
+"""The Open Inference Protocol's names of the types that an export has."""
 
 Problem = Literal["name", "datatype", "shape", "size", "value", "format"]
 
@@ -31,11 +31,18 @@ class Tensor:
 
     Attributes:
         name: Its name in the graph and in requests.
+        datatype: As the Open Inference Protocol names it.
         shape: Sizes, a letter where any size goes.
     """
 
     name: str
+    datatype: str
     shape: tuple[int | str, ...]
+
+    @classmethod
+    def from_json(cls, tensor: Mapping[str, Any]) -> "Tensor":
+        """Read an input or output of the `contract` of an `export.json`."""
+        return cls(tensor["name"], DATATYPES[tensor["dtype"]], tuple(tensor["shape"]))
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -44,7 +51,7 @@ class Tensor:
         https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
         """
         shape = [-1 if isinstance(size, str) else size for size in self.shape]
-        return {"name": self.name, "datatype": DATATYPE, "shape": shape}
+        return {"name": self.name, "datatype": self.datatype, "shape": shape}
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ class Contract:
     """What the encoder takes and gives.
 
     Attributes:
-        images: The one input, `[N, 3, H, W]`, RGB, normalised.
-        outputs: CLS `[N, D]` and patch tokens `[N, L, D]`, in the order of the graph.
+        images: The one input: normalised RGB `[N, 3, H, W]`, or RGB pixels `[N, H, W, 3]`.
+        outputs: CLS `[N, D]`, patch tokens `[N, L, D]`, and those of chosen blocks, in the order of the graph.
         patch_size: Side of a patch in pixels; H and W are multiples of it.
         mean: Of each channel, for pixels in 0..1.
         std: Deviation of each channel, likewise.
@@ -70,8 +77,8 @@ class Contract:
         """Read the `contract` of an `export.json`."""
         images = contract["input"]
         return cls(
-            images=Tensor(images["name"], tuple(images["shape"])),
-            outputs=tuple(Tensor(output["name"], tuple(output["shape"])) for output in contract["outputs"]),
+            images=Tensor.from_json(images),
+            outputs=tuple(map(Tensor.from_json, contract["outputs"])),
             patch_size=contract["patch_size"],
             mean=tuple(images["mean"]),
             std=tuple(images["std"]),
@@ -81,7 +88,7 @@ class Contract:
     def expected(self) -> str:
         """The input in words, as every refusal states it."""
         return (
-            f"input '{self.images.name}': expected {DATATYPE} {_bracketed(self.images.shape)} "
+            f"input '{self.images.name}': expected {self.images.datatype} {_bracketed(self.images.shape)} "
             f"with H and W multiples of {self.patch_size}"
         )
 
@@ -107,12 +114,31 @@ class Contract:
                 fill; the graph itself would drop the rest of them without a word.
         """
         got = f"{self.expected}, got {datatype} {_bracketed(shape)}"
-        if datatype != DATATYPE:
+        if datatype != self.images.datatype:
             raise RequestError("datatype", got)
-        if len(shape) != 4 or shape[1] != self.images.shape[1] or min(shape) < 1:
+        channels = self.images.shape.index(3)
+        if len(shape) != 4 or shape[channels] != 3 or min(shape) < 1:
             raise RequestError("shape", got)
-        if shape[2] % self.patch_size or shape[3] % self.patch_size:
+        if any(side % self.patch_size for side in self.sides(shape)):
             raise RequestError("shape", got)
+
+    def sides(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width in pixels of a shape of images."""
+        return shape[self.images.shape.index("H")], shape[self.images.shape.index("W")]
+
+    def input_of(self, pixels: np.ndarray) -> np.ndarray:
+        """What the graph takes for pixels.
+
+        Args:
+            pixels: RGB uint8 `[N, H, W, 3]`; H and W are multiples of the patch size.
+
+        Returns:
+            The pixels, or normalised float32 `[N, 3, H, W]`.
+        """
+        if self.images.datatype == DATATYPES["uint8"]:
+            return pixels
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return np.ascontiguousarray(((pixels.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
 
     def require_values(self, images: np.ndarray) -> None:
         """Check that every number is one.
@@ -139,13 +165,13 @@ class Contract:
         """Check that a request is not too large to be computed here.
 
         Args:
-            shape: `[N, 3, H, W]`.
+            shape: Of the images.
             limit: Largest N * H * W.
 
         Raises:
             RequestError: It is larger.
         """
-        pixels = math.prod(shape) // shape[1]
+        pixels = math.prod(shape) // 3
         if pixels > limit:
             raise RequestError(
                 "size",

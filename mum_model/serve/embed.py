@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mum_model.errors import UserError
 from mum_model.serve.encoder import OnnxEncoder
-from mum_model.serve.preprocess import ImageError, load_image
+from mum_model.serve.preprocess import ImageError, load_pixels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """What counts as an image in a folder; a file that is named itself may be called anything."""
@@ -96,12 +96,12 @@ def _features(
     patch = encoder.contract.patch_size
     for path in tqdm(paths, desc="embed", unit="image"):
         try:
-            image = load_image(path, encoder.contract, size)
+            pixels = load_pixels(path, patch, size)
         except ImageError as error:
             tqdm.write(f"warning: {error}; left out", file=sys.stderr)
             continue
-        features = encoder(image)
-        grid = (image.shape[2] // patch, image.shape[3] // patch)
+        features = encoder(encoder.contract.input_of(pixels[np.newaxis]))
+        grid = (pixels.shape[0] // patch, pixels.shape[1] // patch)
         yield str(path), grid, features["cls"][0], features["patch_tokens"][0]
 
 

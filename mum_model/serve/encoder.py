@@ -2,15 +2,28 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_state
 
 from mum_model.errors import UserError
-from mum_model.serve.contract import DATATYPE, Contract
+from mum_model.serve.contract import DATATYPES, Contract
+
+ONNXRUNTIME_ERRORS = (
+    onnxruntime_state.Fail,
+    onnxruntime_state.InvalidArgument,
+    onnxruntime_state.InvalidGraph,
+    onnxruntime_state.InvalidProtobuf,
+    onnxruntime_state.NoSuchFile,
+    onnxruntime_state.NotImplemented,
+    onnxruntime_state.RuntimeException,
+)
+"""What ONNX Runtime raises at a file that it cannot run; the classes share no base of their own."""
 
 DESCRIPTION_FILE = "export.json"
 
@@ -20,52 +33,82 @@ class OnnxEncoder:
 
     Attributes:
         contract: What it takes and gives.
+        digest: SHA-256 of the graph.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None):
+    def __init__(self, folder: Path, variant: str = "fp32", threads: int | None = None):
         """Open the encoder.
 
         Args:
             folder: The folder that `mum export` wrote.
-            threads: Threads of one operator; ONNX Runtime takes the machine's cores when None.
+            variant: Which of its variants.
+            threads: Threads of one operator; the cores that this process may use when None.
 
         Raises:
-            UserError: The folder is missing, or a file in it is not the one that its `export.json` describes.
+            UserError: The folder is missing, a file in it is not the one that its `export.json` describes or cannot be
+                run, or there is no such variant.
         """
         description = _description(folder)
-        options = onnxruntime.SessionOptions()
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        name = _file_of(variant, description, folder)
         self.contract = Contract.from_json(description["contract"])
-        model = folder / description["files"][0]["name"]
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.digest = next(file["sha256"] for file in description["files"] if file["name"] == name)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or available_cores()
+        try:
+            self._session = onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
+        except ONNXRUNTIME_ERRORS as error:
+            raise UserError(f"{folder / name}: ONNX Runtime cannot run it: {error}") from error
 
     def __call__(self, images: np.ndarray, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Compute features.
 
         Args:
-            images: float32 `[N, 3, H, W]`, RGB, normalised by the contract's mean and deviation; H and W are multiples
-                of the patch size P.
+            images: As the contract says: float32 `[N, 3, H, W]`, RGB, normalised by its mean and deviation, or RGB
+                pixels, uint8 `[N, H, W, 3]`; H and W are multiples of the patch size P.
             outputs: Names of the wanted outputs; all when None.
 
         Returns:
-            By name: `cls` `[N, D]` and `patch_tokens` `[N, H/P * W/P, D]`, float32, final-normed.
+            By name: `cls` `[N, D]`, `patch_tokens` `[N, H/P * W/P, D]` and those of blocks, float32, final-normed.
 
         Raises:
             RequestError: The shape is another.
         """
-        self.contract.require_tensor(DATATYPE, images.shape)
+        self.contract.require_tensor(DATATYPES[images.dtype.name], images.shape)
         names = list(outputs or [output.name for output in self.contract.outputs])
         return dict(zip(names, self._session.run(names, {self.contract.images.name: images}), strict=True))
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, within the control group's quota.
+
+    ONNX Runtime itself counts the cores of the whole node, and would be throttled in a container with a limit.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except OSError:
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def _file_of(variant: str, description: Mapping[str, Any], folder: Path) -> str:
+    if variant in description["variants"]:
+        return description["variants"][variant]["file"]
+    reason = description["refused"].get(variant, "it was not exported")
+    raise UserError(f"{folder}: no variant {variant} ({reason}); there is {', '.join(description['variants'])}")
 
 
 def _description(folder: Path) -> Mapping[str, Any]:
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
         raise UserError(f"{folder}: no exported encoder there (it has no {DESCRIPTION_FILE}); `mum export` writes one")
-    description = json.loads(path.read_text())
-    for expected in description["files"]:
-        _require_same(folder / expected["name"], expected["sha256"])
+    try:
+        description = json.loads(path.read_text())
+        files = {expected["name"]: expected["sha256"] for expected in description["files"]}
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path}: not what `mum export` writes ({error}); run it again") from error
+    for name, sha256 in files.items():
+        _require_same(folder / name, sha256)
     return description
 
 

@@ -28,7 +28,7 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from omegaconf import DictConfig
 
 from mum_model.errors import UserError
-from mum_model.serve.contract import DATATYPE, Contract, RequestError
+from mum_model.serve.contract import DATATYPES, Contract, RequestError
 from mum_model.serve.encoder import OnnxEncoder
 from mum_model.serve.metrics import ERRORS, REQUEST_IMAGES, STAGE_SECONDS
 
@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are answered first. See `mum_model.serve.serve`."""
     for setting in ("http_port", "grpc_port"):
         _require_free(cfg.serve[setting], f"serve.{setting}")
-    encoder = OnnxEncoder(Path(cfg.paths.export), cfg.machine.threads)
+    encoder = OnnxEncoder(Path(cfg.paths.export), cfg.serve.variant, cfg.machine.threads)
     model = EncoderModel(cfg.serve.name, encoder, cfg.serve.max_pixels)
     model.load()
     # kserve takes this limit from its own command line only; its 8 MB would refuse what max_pixels allows.
@@ -75,8 +75,9 @@ class EncoderModel(Model):
 
     def load(self) -> bool:
         """Run one image through the model, so that the first request does not pay for it; then be ready."""
-        side = 2 * self._encoder.contract.patch_size
-        self._encoder(np.zeros((1, 3, side, side), np.float32))
+        contract = self._encoder.contract
+        side = 2 * contract.patch_size
+        self._encoder(contract.input_of(np.zeros((1, side, side, 3), np.uint8)))
         self.ready = True
         return self.ready
 
@@ -146,7 +147,7 @@ class EncoderModel(Model):
     def _response(self, request: InferRequest, features: dict[str, np.ndarray]) -> InferResponse:
         outputs = []
         for name, array in features.items():
-            output = InferOutput(name, list(array.shape), DATATYPE)
+            output = InferOutput(name, list(array.shape), DATATYPES["float32"])
             output.set_data_from_numpy(array)  # as bytes; kserve makes JSON of them where the request wants that
             outputs.append(output)
         return InferResponse(

@@ -42,7 +42,7 @@ def test_graph(documents):
         "prepare": set(),
         "pretrain": {"prepare"},
         "evaluate": {"prepare", "pretrain"},
-        "export": {"pretrain"},
+        "export": {"prepare", "pretrain"},
     }
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
     assert cached == {"prepare", "evaluate", "export"}

@@ -31,7 +31,7 @@ def features_by_torch(encoder):
 @pytest.fixture(scope="session")
 def exported(encoder, tmp_path_factory):
     target = tmp_path_factory.mktemp("exported") / "export"
-    overrides = ["machine.threads=1", "export.check_sizes=[[64,96]]", "export.latency.runs=1"]
+    overrides = ["machine.threads=1", "export.checks=[[1,64,96]]", "export.latency.runs=1", "export.variants=[fp32]"]
     return export(compose([f"paths.run={encoder[1]}", f"paths.export={target}", *overrides]))
 
 

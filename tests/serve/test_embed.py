@@ -3,30 +3,15 @@
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
-from served import DIM, PATCH
+from pictures import picture, write
+from served import DIM
 
 from mum_model.errors import UserError
-from mum_model.serve.contract import Contract, RequestError, Tensor
+from mum_model.serve.contract import RequestError
 from mum_model.serve.embed import embed, main
 from mum_model.serve.encoder import OnnxEncoder
-from mum_model.serve.preprocess import ImageError, load_image, read_rgb, target_sides
-
-CONTRACT = Contract(Tensor("images", ("N", 3, "H", "W")), (), PATCH, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-
-
-def picture(height, width, seed=0):
-    """A smooth picture, so that JPEG keeps it."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def write(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image[..., ::-1])
-    return path
 
 
 @pytest.fixture
@@ -113,78 +98,6 @@ def test_help_teaches(capsys):
 def test_embedding_imports_neither_torch_nor_the_server():
     code = "import sys, mum_model.serve.embed; print([m for m in ('torch', 'timm', 'kserve') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ((480, 640, 224, 16), (224, 304)),
-        ((640, 480, 224, 16), (304, 224)),
-        ((100, 100, None, 16), (96, 96)),
-        ((33, 47, None, 16), (32, 48)),
-        ((4, 4000, None, 16), (16, 4000)),
-        ((50, 50, 1, 16), (16, 16)),
-    ],
-)
-def test_target_sides(given, expected):
-    assert target_sides(*given) == expected
-
-
-def test_channels_are_rgb_and_normalised(tmp_path):
-    image = np.zeros((16, 24, 3), np.uint8)
-    image[..., 0] = 255  # red
-    tensor = load_image(write(tmp_path / "red.png", image), CONTRACT, None)
-    assert tensor.shape == (1, 3, 16, 24)
-    assert tensor.dtype == np.float32
-    np.testing.assert_allclose(tensor[0, :, 5, 5], [(1 - 0.4) / 0.2, -0.5 / 0.3, -0.6 / 0.4], rtol=1e-6)
-
-
-def with_exif(jpeg, orientation, thumbnail=b""):
-    """Put an EXIF segment with an orientation behind the JPEG's start, and a thumbnail behind its one entry."""
-    entry = b"\x12\x01\x03\x00\x01\x00\x00\x00" + bytes([orientation, 0, 0, 0])
-    content = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00" + entry + b"\x00\x00\x00\x00" + thumbnail
-    return jpeg[:2] + b"\xff\xe1" + (len(content) + 2).to_bytes(2) + content + jpeg[2:]
-
-
-def test_pictures_are_turned_upright(tmp_path):
-    path = write(tmp_path / "a.jpg", picture(32, 64))
-    path.write_bytes(with_exif(path.read_bytes(), orientation=6))
-    assert read_rgb(path).shape == (64, 32, 3)
-
-
-def test_a_thumbnails_end_is_not_the_pictures(tmp_path):
-    thumbnail = write(tmp_path / "small.jpg", picture(8, 8)).read_bytes()
-    path = write(tmp_path / "a.jpg", picture(64, 64))
-    data = with_exif(path.read_bytes(), orientation=1, thumbnail=thumbnail)
-    path.write_bytes(data)
-    assert read_rgb(path).shape == (64, 64, 3)
-    path.write_bytes(data[:-50])
-    with pytest.raises(ImageError, match="breaks off"):
-        read_rgb(path)
-
-
-def test_a_film_behind_the_picture_is_ignored(tmp_path):
-    """Phones append one; its bytes hold any marker."""
-    path = write(tmp_path / "a.jpg", picture(32, 32))
-    path.write_bytes(path.read_bytes() + b"\xff\xd9 film \xff\xda film")
-    assert read_rgb(path).shape == (32, 32, 3)
-
-
-@pytest.mark.parametrize("kind", [".jpg", ".png"])
-def test_every_cut_is_seen(tmp_path, kind):
-    path = write(tmp_path / f"a{kind}", picture(32, 32))
-    data = path.read_bytes()
-    for length in range(0, len(data) - 12, 7):  # a PNG ends in 12 bytes that hold no pixels
-        path.write_bytes(data[:length])
-        with pytest.raises(ImageError, match=str(path)):
-            read_rgb(path)
-
-
-@pytest.mark.parametrize("image", [picture(16, 16)[..., 0], np.dstack([picture(16, 16), picture(16, 16)[..., :1]])])
-def test_grey_and_alpha_become_rgb(tmp_path, image):
-    path = tmp_path / "a.png"
-    assert cv2.imwrite(str(path), image)
-    assert read_rgb(path).shape == (16, 16, 3)
 
 
 def test_the_encoder_refuses_sides_that_patches_do_not_fill(exported):

@@ -285,7 +285,7 @@ from mum_model.serve.contract import Contract, Tensor
 from mum_model.serve.server import EncoderModel
 
 class Encoder:
-    contract = Contract(Tensor("images", ("N", 3, "H", "W")), (), 8, (0, 0, 0), (1, 1, 1))
+    contract = Contract(Tensor("images", "FP32", ("N", 3, "H", "W")), (), 8, (0, 0, 0), (1, 1, 1))
 
     def __call__(self, images):
         print(images.shape, model.ready)

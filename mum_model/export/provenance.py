@@ -1,0 +1,44 @@
+"""Where an exported file comes from, so that one found years later can be told apart from any other."""
+
+import hashlib
+import json
+import subprocess
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import Any
+
+
+def provenance(run: Path, dataset: Path) -> dict[str, Any]:
+    """What is known of the origin of an encoder.
+
+    Args:
+        run: The run folder that `mum pretrain` wrote.
+        dataset: The dataset folder; need not be there.
+
+    Returns:
+        `source`: SHA-256 of the encoder's weights; `dataset`: its content's SHA-256, null where there is none;
+        `git_revision` of the working directory, null where it is none; `licence` of the encoder's code and weights.
+    """
+    card = dataset / "dataset.json"
+    return {
+        "source": described(run / "encoder" / "model.safetensors"),
+        "dataset": json.loads(card.read_text())["content_sha256"] if card.is_file() else None,
+        "git_revision": _git_revision(),
+        "licence": metadata("mum-pipeline")["License-Expression"],
+    }
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Name, size in bytes and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _git_revision() -> str | None:
+    """The commit, with `-dirty` where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -10,7 +10,7 @@ import numpy as np
 DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 """The Open Inference Protocol's names of the types that an export has."""
 
-Problem = Literal["name", "datatype", "shape", "size", "value", "format"]
+Problem = Literal["name", "datatype", "shape", "size", "value", "format", "image"]
 
 
 class RequestError(ValueError):

@@ -1,36 +1,50 @@
-"""`mum embed`: image files to features, by an exported encoder and without PyTorch."""
+"""`mum embed`: image files to features, by an exported encoder here or behind a server, without PyTorch."""
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from mum_model.errors import UserError
+from mum_model.serve.client import OUTPUTS, ServedEncoder
 from mum_model.serve.encoder import OnnxEncoder
+from mum_model.serve.features import ImageFeatures, write_npz, write_parquet
 from mum_model.serve.preprocess import ImageError, load_pixels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """What counts as an image in a folder; a file that is named itself may be called anything."""
 
+SENT_AT_ONCE = 4
+"""Files on their way to a server: enough that it can compute them together."""
+
+Embed = Callable[[Path, int | None], ImageFeatures]
+"""CLS and patch tokens of an image file with this shorter side in pixels; raises ImageError."""
+
 DESCRIPTION = """\
-Compute the features of images with an exported encoder (`mum export`), and store them in one .npz file.
+Compute the features of images with an exported encoder (`mum export`), here or behind `mum serve`, and store them in
+one file: .parquet, or else .npz.
 
 Images keep their aspect ratio: the shorter side becomes --size, both sides the nearest multiples of the patch size.
 A broken image is named in a warning and left out; the command fails only when no image is left."""
 
 EPILOG = """\
-the file holds, in the order of the images:
+the .npz file holds, in the order of the images:
   names         path of each image
   cls           float32 [N, D]: one vector for each image, for search and classification
   patch_tokens  float32 [N, L, D]: one vector for each patch, row by row
   grids         int64 [N, 2]: rows and columns of patches; images with fewer patches than L are filled up with NaN
 
+the .parquet file holds a row an image: name, rows, columns, and cls and patch_tokens as flat lists of float32.
+
 examples:
   mum embed photo.jpg
   mum embed captures/ more/*.png --size 448 --output features.npz
+  mum embed captures/ --server http://localhost:8080 --output features.parquet
 
   >>> features = numpy.load("features.npz")
   >>> rows, columns = features["grids"][0]
@@ -47,14 +61,31 @@ def main(argv: Sequence[str]) -> int:
         The exit status: 0 when at least one image was embedded.
 
     Raises:
-        UserError: See `embed`.
+        UserError: See `embed` and `local_encoder`.
     """
-    arguments = _parser().parse_args(argv)
-    print(embed(arguments.images, arguments.model, arguments.output, arguments.size))
+    given = _parser().parse_args(argv)
+    encoder = ServedEncoder(given.server, given.name) if given.server else local_encoder(given.model, given.variant)
+    print(embed(given.images, encoder, given.output, given.size))
     return 0
 
 
-def embed(images: Sequence[Path], model: Path, output: Path, size: int | None) -> Path:
+def local_encoder(folder: Path, variant: str = "fp32") -> Embed:
+    """An encoder in this process.
+
+    Args:
+        folder: That `mum export` wrote.
+        variant: Which of its variants.
+
+    Returns:
+        What embeds one file.
+
+    Raises:
+        UserError: The folder or the variant cannot be used.
+    """
+    return partial(_embed_here, OnnxEncoder(folder, variant))
+
+
+def embed(images: Sequence[Path], encoder: Embed, output: Path, size: int | None) -> Path:
     """Compute the features of images and store them in one file.
 
     Broken images are refused one by one: each is named in a warning on stderr and left out, and the others are
@@ -62,10 +93,8 @@ def embed(images: Sequence[Path], model: Path, output: Path, size: int | None) -
 
     Args:
         images: Files, and folders that stand for the images anywhere below them.
-        model: Folder that `mum export` wrote.
-        output: The .npz file to write, whole or not at all: `names` `[N]`, `cls` `[N, D]`, `patch_tokens`
-            `[N, L, D]`, and `grids` `[N, 2]`, the rows and columns of patches. L is that of the image with most
-            patches; the rest of the others is NaN.
+        encoder: Here or behind a server.
+        output: The file to write, whole or not at all: .parquet as by `write_parquet`, anything else as by `write_npz`.
         size: Shorter side in pixels that images are resized to; None keeps their own, which for photos takes memory
             with the square of their pixels.
 
@@ -73,36 +102,49 @@ def embed(images: Sequence[Path], model: Path, output: Path, size: int | None) -
         `output`.
 
     Raises:
-        UserError: The model cannot be opened, a folder has no images, or no image could be read.
+        UserError: A folder has no images, no image could be read, or the server cannot be used.
     """
-    encoder = OnnxEncoder(model)
     paths = [path for given in images for path in _expanded(given)]
     features = list(_features(encoder, paths, size))
     if not features:
         raise UserError(f"none of {len(paths)} images could be read; nothing was written")
-    names, grids, cls, patch_tokens = zip(*features, strict=True)
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, names=names, grids=grids, cls=np.stack(cls), patch_tokens=_stacked(patch_tokens))
-    partial.replace(output)
+    partial_output = output.with_name(f".{output.name}.partial")
+    if output.suffix == ".parquet":
+        write_parquet(partial_output, features)
+    else:
+        with partial_output.open("wb") as file:
+            write_npz(file, features)
+    partial_output.replace(output)
     return output
 
 
-def _features(
-    encoder: OnnxEncoder, paths: Sequence[Path], size: int | None
-) -> Iterator[tuple[str, tuple[int, int], np.ndarray, np.ndarray]]:
-    """Name, grid, CLS `[D]` and patch tokens `[L, D]` of every image that can be read."""
+def _features(encoder: Embed, paths: Sequence[Path], size: int | None) -> Iterator[ImageFeatures]:
+    """Of every image that can be read, in order."""
+    # A local encoder takes all cores for one image; a server gets several, so that it is never idle.
+    at_once = SENT_AT_ONCE if isinstance(encoder, ServedEncoder) else 1
+    with ThreadPoolExecutor(at_once) as executor:
+        answers = executor.map(lambda path: _or_error(encoder, path, size), paths)
+        for answer in tqdm(answers, total=len(paths), desc="embed", unit="image"):
+            if isinstance(answer, ImageError):
+                tqdm.write(f"warning: {answer}; left out", file=sys.stderr)
+            else:
+                yield answer
+
+
+def _or_error(encoder: Embed, path: Path, size: int | None) -> ImageFeatures | ImageError:
+    try:
+        return encoder(path, size)
+    except ImageError as error:
+        return error
+
+
+def _embed_here(encoder: OnnxEncoder, path: Path, size: int | None) -> ImageFeatures:
     patch = encoder.contract.patch_size
-    for path in tqdm(paths, desc="embed", unit="image"):
-        try:
-            pixels = load_pixels(path, patch, size)
-        except ImageError as error:
-            tqdm.write(f"warning: {error}; left out", file=sys.stderr)
-            continue
-        features = encoder(encoder.contract.input_of(pixels[np.newaxis]))
-        grid = (pixels.shape[0] // patch, pixels.shape[1] // patch)
-        yield str(path), grid, features["cls"][0], features["patch_tokens"][0]
+    pixels = load_pixels(path, patch, size)
+    features = encoder(encoder.contract.input_of(pixels[np.newaxis]), OUTPUTS)
+    grid = (pixels.shape[0] // patch, pixels.shape[1] // patch)
+    return ImageFeatures(str(path), grid, {name: array[0] for name, array in features.items()})
 
 
 def _expanded(path: Path) -> list[Path]:
@@ -112,14 +154,6 @@ def _expanded(path: Path) -> list[Path]:
     if not inside:
         raise UserError(f"{path}: no images in this folder; expected files named {', '.join(IMAGE_SUFFIXES)}")
     return inside
-
-
-def _stacked(tokens: Sequence[np.ndarray]) -> np.ndarray:
-    """`[N, L, D]` of the longest L, filled up with NaN."""
-    full = np.full((len(tokens), max(map(len, tokens)), tokens[0].shape[1]), np.nan, np.float32)
-    for row, image_tokens in zip(full, tokens, strict=True):
-        row[: len(image_tokens)] = image_tokens
-    return full
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,6 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", type=Path, default=Path("outputs/export"), help="folder that `mum export` wrote (%(default)s)"
     )
+    parser.add_argument("--variant", default="fp32", help="of that export: fp32, fp16, int8_dynamic, int8_static")
+    parser.add_argument("--server", metavar="URL", help="ask this `mum serve` instead of a folder")
+    parser.add_argument("--name", default="mum", help="model name on the server, or NAME:VERSION (%(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("features.npz"), metavar="FILE", help="file to write (%(default)s)"
     )

@@ -55,7 +55,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def serve_command(exported, http_port, grpc_port):
+def metric(server, line):
+    page = requests.get(f"{server.url}/metrics", timeout=5).text
+    return float(next(text.split()[-1] for text in page.splitlines() if text.startswith(line)))
+
+
+def serve_command(exported, http_port, grpc_port, *overrides):
     return [
         sys.executable,
         "-c",
@@ -64,16 +69,18 @@ def serve_command(exported, http_port, grpc_port):
         f"serve.http_port={http_port}",
         f"serve.grpc_port={grpc_port}",
         "machine.threads=1",
+        "serve.linger_seconds=0",
+        *overrides,
     ]
 
 
 @contextmanager
-def running_server(exported, log):
+def running_server(exported, log, *overrides):
     http_port, grpc_port = free_port(), free_port()
     start = time.monotonic()
     with log.open("wb") as file:
         process = subprocess.Popen(
-            serve_command(exported, http_port, grpc_port), stdout=file, stderr=file, env=dict(os.environ)
+            serve_command(exported, http_port, grpc_port, *overrides), stdout=file, stderr=file, env=dict(os.environ)
         )
     try:
         wait_until_ready(process, http_port, log)

@@ -4,13 +4,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pictures import picture, write
 from served import DIM
 
 from mum_model.errors import UserError
 from mum_model.serve.contract import RequestError
-from mum_model.serve.embed import embed, main
+from mum_model.serve.embed import embed, local_encoder, main
 from mum_model.serve.encoder import OnnxEncoder
 
 
@@ -51,7 +52,7 @@ def test_broken_images_are_named_and_left_out(exported, folder, capfd):
     whole = (folder / "deeper" / "b.JPG").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     missing = folder / "missing.png"
-    output = embed([folder, missing], exported, folder.parent / "features.npz", size=32)
+    output = embed([folder, missing], local_encoder(exported), folder.parent / "features.npz", size=32)
     assert len(load(output)["names"]) == 3
     warnings = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("warning")]
     cut = folder / "cut.jpg"
@@ -61,16 +62,51 @@ def test_broken_images_are_named_and_left_out(exported, folder, capfd):
     ]
 
 
+def test_parquet_holds_the_same(exported, folder):
+    encoder = local_encoder(exported)
+    archive = load(embed([folder], encoder, folder.parent / "features.npz", size=32))
+    table = pq.read_table(embed([folder], encoder, folder.parent / "features.parquet", size=32)).to_pylist()
+    assert [row["name"] for row in table] == list(archive["names"])
+    for i, row in enumerate(table):
+        np.testing.assert_array_equal(np.float32(row["cls"]), archive["cls"][i])
+        tokens = np.float32(row["patch_tokens"]).reshape(row["rows"] * row["columns"], DIM)
+        np.testing.assert_array_equal(tokens, archive["patch_tokens"][i, : len(tokens)])
+        assert (row["rows"], row["columns"]) == tuple(archive["grids"][i])
+
+
+def test_a_server_gives_the_same(exported, server, folder, capfd):
+    (folder / "broken.jpg").write_bytes((folder / "deeper" / "b.JPG").read_bytes()[:300])
+    here = load(embed([folder], local_encoder(exported), folder.parent / "here.npz", size=48))
+    there = folder.parent / "there.npz"
+    assert main([str(folder), "--server", server.url, "--size", "48", "--output", str(there)]) == 0
+    there = load(there)
+    assert here.keys() == there.keys()
+    assert list(here["names"]) == list(there["names"])
+    for name in ("grids", "cls", "patch_tokens"):
+        np.testing.assert_allclose(there[name], here[name], atol=1e-5)
+    assert capfd.readouterr().err.count("breaks off before the image ends") == 2
+
+
+def test_no_server(folder):
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9: no answer .* is `mum serve` running there"):
+        main([str(folder), "--server", "http://127.0.0.1:9"])
+
+
+def test_no_such_model_on_the_server(server, folder):
+    with pytest.raises(UserError, match=r"HTTP 404 for model 'other': .*does not exist"):
+        main([str(folder), "--server", server.url, "--name", "other"])
+
+
 def test_nothing_is_written_when_no_image_can_be_read(exported, tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of 1 images could be read; nothing was written"):
-        embed([tmp_path / "a.png"], exported, tmp_path / "features.npz", size=None)
+        embed([tmp_path / "a.png"], local_encoder(exported), tmp_path / "features.npz", size=None)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_folder_without_images(exported, tmp_path):
     with pytest.raises(UserError, match=r"no images in this folder; expected files named .jpg"):
-        embed([tmp_path], exported, tmp_path / "features.npz", size=None)
+        embed([tmp_path], local_encoder(exported), tmp_path / "features.npz", size=None)
 
 
 def test_missing_model(folder):

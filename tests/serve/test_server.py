@@ -12,7 +12,7 @@ import pytest
 import requests
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
-from served import DIM, PATCH, free_port, running_server, serve_command
+from served import DIM, PATCH, free_port, metric, running_server, serve_command
 from tritonclient.utils import InferenceServerException
 
 EXPECTED = "input 'images': expected FP32 [N, 3, H, W] with H and W multiples of 8"
@@ -42,11 +42,6 @@ def tensor(module, images, *, name="images", datatype="FP32"):
     given = module.InferInput(name, list(images.shape), datatype)
     given.set_data_from_numpy(images)
     return given
-
-
-def metric(server, line):
-    page = requests.get(f"{server.url}/metrics", timeout=5).text
-    return float(next(text.split()[-1] for text in page.splitlines() if text.startswith(line)))
 
 
 def test_starts_without_torch_and_gets_ready(server, grpc):
@@ -123,7 +118,7 @@ WRONG_REQUESTS = {
     "null": (body(ZEROS, data=[None] * ZEROS.size), "got 3072 that are NaN or infinite"),
     "output": ({**body(ZEROS), "outputs": [{"name": "clz"}]}, "expected any of cls, patch_tokens; got clz"),
     "large": (body(ZEROS, shape=[1, 3, 8192, 8192]), "at most 1048576 pixels (N * H * W) in a request, got 67108864"),
-    "protocol": ({"instances": []}, f"{EXPECTED}; got no inference request: body.InferenceRequest.inputs"),
+    "protocol": ({"instances": []}, f"{EXPECTED}; got no such request: body.InferenceRequest.inputs"),
 }
 
 
@@ -234,7 +229,8 @@ def test_metrics(server, images):
 def test_a_refused_request_is_one_line_of_the_log(server):
     post(server, body(np.zeros((1, 3, 8, 4))))
     text = server.log.read_text()
-    assert f"refused: {EXPECTED}, got FP32 [1, 3, 8, 4]\n" in text
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert f"refused: {EXPECTED}, got FP32 [1, 3, 8, 4]" in [line["message"] for line in lines]
     assert "Traceback" not in text
 
 
@@ -281,16 +277,20 @@ def test_taken_port(server, exported):
 
 
 READY_ONLY_AFTER_AN_INFERENCE = """
+from concurrent.futures import ThreadPoolExecutor
+from mum_model.serve.batching import QueueLimits
 from mum_model.serve.contract import Contract, Tensor
-from mum_model.serve.server import EncoderModel
+from mum_model.serve.model import EncoderModel
 
 class Encoder:
     contract = Contract(Tensor("images", "FP32", ("N", 3, "H", "W")), (), 8, (0, 0, 0), (1, 1, 1))
+    digest = ""
 
     def __call__(self, images):
         print(images.shape, model.ready)
 
-model = EncoderModel("mum", Encoder(), max_pixels=1000)
+model = EncoderModel("mum", "1", Encoder(), ThreadPoolExecutor(1), QueueLimits(1, 1, 1), max_pixels=1000)
+model.start()
 model.load()
 print(model.ready)
 """

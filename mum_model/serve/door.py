@@ -1,0 +1,116 @@
+"""Every HTTP request passes here first: it gets an id, a body of limited size and time, and a line in the log."""
+
+import asyncio
+import json
+import logging
+import re
+import uuid
+from time import perf_counter
+from typing import Any
+
+from mum_model.serve.logs import REQUEST_ID
+from mum_model.serve.metrics import ERRORS
+
+logger = logging.getLogger(__name__)
+
+VERSION_IN_PATH = re.compile(r"(/v2/models/[^/:]+)/versions/([^/]+)")
+"""kserve knows no versions; a version of a model is a model of its own, named `model:version`."""
+
+SAFE_ID = re.compile(r"[\w.:+=/-]{1,128}")
+
+PROBES = ("/v2/health/live", "/v2/health/ready", "/metrics")
+"""Asked every few seconds, so their success is not worth a line."""
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+class Door:
+    """An ASGI application around another."""
+
+    def __init__(self, app: Any, max_bytes: int, body_seconds: float):
+        """Wrap an application.
+
+        Args:
+            app: The application.
+            max_bytes: Of a request's body; more is refused with 413, by its header alone where it has one.
+            body_seconds: For a body to arrive; a slower one is refused with 408.
+        """
+        self._app, self._max_bytes, self._body_seconds = app, max_bytes, body_seconds
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection's request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+        REQUEST_ID.set(request_id)
+        scope["path"] = VERSION_IN_PATH.sub(r"\1:\2", scope["path"])
+        start, status = perf_counter(), 500
+
+        async def send_with_id(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, await self._with_body(headers, receive), send_with_id)
+        except _RefusedError as refusal:
+            ERRORS.labels("size" if refusal.status == 413 else "format").inc()
+            await _answer(send_with_id, refusal)
+        finally:
+            if status >= 400 or scope["path"] not in PROBES:
+                facts = {"method": scope["method"], "path": scope["path"], "status": status}
+                logger.info("request", extra={"facts": {**facts, "seconds": round(perf_counter() - start, 4)}})
+
+    async def _with_body(self, headers: dict[bytes, bytes], receive: Any) -> Any:
+        """Read the whole body; returns a `receive` that gives it at once."""
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._max_bytes:
+            raise self._too_large(f"{length.decode('latin-1')} bytes")
+        try:
+            body = await asyncio.wait_for(self._read(receive), self._body_seconds)
+        except TimeoutError:
+            raise _RefusedError(408, f"the body did not arrive within {self._body_seconds:g} s") from None
+        given = False
+
+        async def receive_body() -> Any:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return receive_body
+
+    async def _read(self, receive: Any) -> bytes:
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._max_bytes:
+                raise self._too_large(f"more than {self._max_bytes} bytes")
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    def _too_large(self, got: str) -> _RefusedError:
+        return _RefusedError(
+            413, f"expected a body of at most {self._max_bytes} bytes, got {got}; send fewer images at once"
+        )
+
+
+async def _answer(send: Any, refusal: _RefusedError) -> None:
+    body = json.dumps({"error": str(refusal)}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    # The rest of the body is not read, so this connection cannot carry another request.
+    headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -28,6 +28,7 @@ from mum_model.serve.logs import configure_logging
 from mum_model.serve.metrics import ERRORS
 from mum_model.serve.model import counted_errors
 from mum_model.serve.models import Models
+from mum_model.serve.page import page_route
 
 FLOAT_BYTES = 4
 MESSAGE_OVERHEAD = 1 << 20
@@ -74,6 +75,7 @@ async def _linger(models: Models, seconds: float) -> None:
 def _extend(app: FastAPI, models: Models, cfg: DictConfig) -> None:
     """Add what kserve lacks to its application."""
     app.include_router(images_route(models, cfg.serve.max_images, cfg.serve.max_file_pixels))
+    app.include_router(page_route())
     app.add_exception_handler(RequestValidationError, _answer_malformed(models))
     app.add_exception_handler(OverloadedError, _answer_overloaded)
     app.add_middleware(Door, max_bytes=cfg.serve.max_request_bytes, body_seconds=cfg.serve.body_seconds)

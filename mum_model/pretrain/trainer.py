@@ -151,7 +151,7 @@ class Trainer:
         torch.distributed.all_reduce(loss)
         return loss.item() / self.world_size
 
-    def _engine(self):
+    def _engine(self) -> DeepSpeedEngine:
         """The engine, with the weights and the optimiser of the checkpoint that is to be continued."""
         torch.manual_seed(self.cfg.seed)
         model = MuM(MuMConfig(**self.cfg.model))

@@ -13,6 +13,11 @@ DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 Problem = Literal["name", "datatype", "shape", "size", "value", "format", "image"]
 
 
+def printable(text: str) -> str:
+    """Text that can be sent: JSON may hold halves of characters, which UTF-8 cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class RequestError(ValueError):
     """A request that cannot be answered, and what was expected instead.
 
@@ -21,7 +26,7 @@ class RequestError(ValueError):
     """
 
     def __init__(self, problem: Problem, message: str):
-        super().__init__(message)
+        super().__init__(printable(message))
         self.problem = problem
 
 

@@ -56,7 +56,8 @@ class Door:
         async def send_with_id(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                # kserve says 501, "not implemented", to a verb or parameter that is nowhere: the client's mistake.
+                status = message["status"] = 400 if message["status"] == 501 else message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 

@@ -11,7 +11,7 @@ from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model
 from kserve.errors import InvalidInput
 
 from mum_model.serve.batching import Batcher, OverloadedError, QueueLimits
-from mum_model.serve.contract import DATATYPES, Contract, RequestError
+from mum_model.serve.contract import DATATYPES, Contract, RequestError, printable
 from mum_model.serve.encoder import OnnxEncoder
 from mum_model.serve.metrics import ERRORS, REQUEST_IMAGES, STAGE_SECONDS
 
@@ -146,7 +146,7 @@ class EncoderModel(Model):
             output.set_data_from_numpy(array)  # as bytes; kserve makes JSON of them where the request wants that
             outputs.append(output)
         return InferResponse(
-            response_id=request.id or str(uuid.uuid4()),
+            response_id=printable(request.id or str(uuid.uuid4())),
             model_name=self.name,
             model_version=self.version,
             infer_outputs=outputs,

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from mum_model.errors import UserError
 from mum_model.serve.batching import OverloadedError
-from mum_model.serve.contract import RequestError
+from mum_model.serve.contract import RequestError, printable
 from mum_model.serve.door import Door
 from mum_model.serve.images import images_route
 from mum_model.serve.logs import configure_logging
@@ -140,7 +140,7 @@ def _answer_malformed(models: Models) -> Any:
         details = [detail for detail in error.errors() if "bytes" not in detail["loc"]]
         reasons = "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details)
         expected = _expected(models, request.path_params.get("model_name"))
-        return JSONResponse({"error": f"{expected}; got no such request: {reasons}"}, status_code=400)
+        return JSONResponse({"error": printable(f"{expected}; got no such request: {reasons}")}, status_code=400)
 
     return answer
 

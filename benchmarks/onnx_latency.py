@@ -1,0 +1,233 @@
+"""Latency of exported encoders beside PyTorch eager, image by image in turns: `python benchmarks/onnx_latency.py`.
+
+Weights are fresh, since time does not depend on them; ratios are medians over interleaved repeats in one process.
+Beside the variants stand the form without fused attention (timm's own), the same after ONNX Runtime's transformer
+optimiser, and the standard's Attention operator; with the fused operators that each really runs.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.transformers import optimizer
+
+import mum_model.model  # noqa: F401  isort: skip  (before timm, which it makes importable on a CPU build of torch)
+import timm
+
+from mum_model.export import onnx_graph
+from mum_model.export.contract import input_contract
+from mum_model.export.onnx_graph import GraphForm, write_graph
+from mum_model.export.variants import quantise_dynamically, quantise_statically
+from mum_model.model.encoder import ENCODER_SIZES
+from mum_model.serve.encoder import available_cores
+
+FUSED = ("Attention", "MultiHeadAttention", "RotaryEmbedding", "BiasGelu", "SkipLayerNormalization", "Softmax")
+
+LARGE_SIDE = 768
+"""Pixels, for the memory that attention takes."""
+
+
+def encoder(size: str) -> Any:
+    """Of a size, with the same weights each time."""
+    torch.manual_seed(0)
+    return timm.create_model(f"mum_vit_{size}_patch16").eval()
+
+
+def write_forms(size: str, folder: Path) -> dict[str, Path]:
+    """Every form of the graph."""
+    contract = input_contract(encoder(size), "float32")
+    paths = {name: folder / f"{name}.onnx" for name in ("fp32", "standard", "decomposed", "fp16")}
+    write_graph(encoder(size), paths["fp32"], contract, GraphForm(23, "onnxruntime", 96), {})
+    write_graph(encoder(size), paths["standard"], contract, GraphForm(23, "standard", 96), {})
+    write_graph(encoder(size), paths["fp16"], contract, GraphForm(23, "onnxruntime", 96, torch.float16), {})
+    write_decomposed(encoder(size), paths["decomposed"])
+    shape = ENCODER_SIZES[size]
+    optimised = optimizer.optimize_model(
+        str(paths["decomposed"]), "vit", num_heads=shape["num_heads"], hidden_size=shape["embed_dim"], opt_level=0
+    )
+    paths["decomposed, then optimiser"] = folder / "optimised.onnx"
+    optimised.save_model_to_file(str(paths["decomposed, then optimiser"]))
+    for name, quantise in {"int8_dynamic": quantise_dynamically, "int8_static": calibrated}.items():
+        paths[name] = folder / f"{name}.onnx"
+        quantise(paths["fp32"], paths[name])
+    return paths
+
+
+class OpenRotation(torch.nn.Module):
+    """timm's own form of the embedding, with an open grid."""
+
+    def __init__(self, rope: Any):
+        super().__init__()
+        self._halves = onnx_graph._OpenRotation(rope, 0, torch.float32)
+
+    def get_embed(self, shape: Any) -> torch.Tensor:
+        """Sine and cosine of every patch, each twice."""
+        cosine, sine = self._halves.get_embed(shape)
+        return torch.cat([sine, sine, cosine, cosine], dim=-1)
+
+
+class Decomposed(torch.nn.Module):
+    """The encoder with timm's own attention, as matrix products and a softmax."""
+
+    def __init__(self, one: Any):
+        super().__init__()
+        one.rope = OpenRotation(one.rope)
+        self.one = one
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """CLS and patch tokens."""
+        tokens = self.one.forward_features(images)
+        return tokens[:, 0], tokens[:, 1:]
+
+
+def write_decomposed(one: Any, path: Path) -> None:
+    """Write the graph with timm's own attention."""
+    program = torch.onnx.export(
+        Decomposed(one).eval(),
+        (torch.zeros(2, 3, 96, 112),),
+        dynamo=True,
+        verbose=False,
+        opset_version=20,
+        input_names=["images"],
+        output_names=["cls", "patch_tokens"],
+        dynamic_shapes={"images": {0: "N", 2: "H", 3: "W"}},
+    )
+    assert program is not None
+    program.save(path)
+
+
+def calibrated(source: Path, target: Path) -> None:
+    """Quantise statically on smooth random images."""
+    generator = np.random.default_rng(0)
+    quantise_statically(source, target, (generator.normal(size=(1, 3, 224, 224)).astype(np.float32) for _ in range(8)))
+
+
+def opened(path: Path, threads: int, report: Path) -> tuple[onnxruntime.InferenceSession, dict[str, int]]:
+    """A session, and the fused operators that it runs."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.optimized_model_filepath = str(report)
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    counts = Counter(node.op_type for node in onnx.load(report, load_external_data=False).graph.node)
+    quantised = {name for name in counts if "Quantize" in name and "MatMul" in name} | {"QLinearMatMul"}
+    return session, {name: counts[name] for name in (*FUSED, *sorted(quantised)) if counts[name]}
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+import onnxruntime
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+session.run(None, {"images": np.zeros((1, 3, int(sys.argv[2]), int(sys.argv[2])), np.float32)})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def peak_megabytes(path: Path, side: int) -> int:
+    """Largest resident memory of a process that runs one image."""
+    done = subprocess.run([sys.executable, "-c", PEAK, path, str(side)], capture_output=True, text=True, check=True)
+    return round(float(done.stdout))
+
+
+def measure(size: str, sides: list[int], threads: int, repeats: int) -> dict[str, Any]:
+    """Ratios and cosines of one encoder."""
+    torch.set_num_threads(threads)
+    reference = encoder(size)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = write_forms(size, folder)
+        sessions, fused = {}, {}
+        for form, path in paths.items():
+            sessions[form], fused[form] = opened(path, threads, folder / "report.onnx")
+        megabytes = {form: round(path.stat().st_size / 1e6, 1) for form, path in paths.items()}
+        latency = [measure_side(reference, sessions, side, repeats) for side in sides]
+        forms = ("fp32", "standard", "decomposed")
+        peak = {f"side {LARGE_SIDE}": {form: peak_megabytes(paths[form], LARGE_SIDE) for form in forms}}
+    facts = {"megabytes": megabytes, "peak_megabytes": peak, "fused_operators": fused}
+    return {"encoder": size, "threads": threads, **facts, "latency": latency}
+
+
+def measure_side(reference: Any, sessions: dict[str, Any], side: int, repeats: int) -> dict[str, Any]:
+    """One image of one size through all, in turns."""
+    image = np.random.default_rng(1).normal(size=(1, 3, side, side)).astype(np.float32)
+
+    @torch.inference_mode()
+    def eager() -> np.ndarray:
+        return reference.forward_features(torch.from_numpy(image)).numpy()[:, 1:]
+
+    calls: dict[str, Callable[[], np.ndarray]] = {"pytorch eager": eager}
+    calls |= {
+        form: lambda s=session: s.run(["patch_tokens"], {"images": image})[0] for form, session in sessions.items()
+    }
+    expected = eager()
+    cosine = {form: float(_cosine(expected, call()).min()) for form, call in calls.items()}
+    seconds: dict[str, list[float]] = {form: [] for form in calls}
+    for _ in range(repeats):
+        for form, call in calls.items():
+            start = perf_counter()
+            call()
+            seconds[form].append(perf_counter() - start)
+    # A ratio of each round, then their median: what slows the machine for a moment meets both sides of a ratio.
+    ratio = {form: median(np.divide(times, seconds["pytorch eager"])) for form, times in seconds.items()}
+    return {
+        "side": side,
+        "repeats": repeats,
+        "milliseconds": {form: round(1000 * median(times), 1) for form, times in seconds.items()},
+        "over_pytorch_eager": {form: round(float(value), 3) for form, value in ratio.items()},
+        "min_cosine": {form: round(value, 6) for form, value in cosine.items()},
+    }
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    return {
+        "cpu": next(line.split(":")[1].strip() for line in info if line.startswith("model name")),
+        "cores": available_cores(),
+        "load_average": os.getloadavg(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "timm", "onnx", "onnxruntime", "kserve")},
+    }
+
+
+def main() -> None:
+    """Measure and print; `--output` keeps it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["small", "base"])
+    parser.add_argument("--sides", nargs="+", type=int, default=[224, 448])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/onnx_latency.json"))
+    given = parser.parse_args()
+    results = [measure(size, given.sides, given.threads, given.repeats) for size in given.sizes]
+    given.output.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+    for result in results:
+        for latency in result["latency"]:
+            print(result["encoder"], latency["side"], latency["over_pytorch_eager"])
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,9 @@ SAFE_ID = re.compile(r"[\w.:+=/-]{1,128}")
 PROBES = ("/v2/health/live", "/v2/health/ready", "/metrics")
 """Asked every few seconds, so their success is not worth a line."""
 
+KINDS = {400: "format", 408: "format", 413: "size", 503: "overloaded"}
+"""How a refusal is counted."""
+
 
 class _RefusedError(Exception):
     def __init__(self, status: int, message: str):
@@ -31,15 +34,18 @@ class _RefusedError(Exception):
 class Door:
     """An ASGI application around another."""
 
-    def __init__(self, app: Any, max_bytes: int, body_seconds: float):
+    def __init__(self, app: Any, max_bytes: int, max_held_bytes: int, body_seconds: float):
         """Wrap an application.
 
         Args:
             app: The application.
             max_bytes: Of a request's body; more is refused with 413, by its header alone where it has one.
+            max_held_bytes: Of the bodies of all requests that are being read or answered; more is refused with 503.
             body_seconds: For a body to arrive; a slower one is refused with 408.
         """
-        self._app, self._max_bytes, self._body_seconds = app, max_bytes, body_seconds
+        self._app, self._max_bytes, self._max_held_bytes = app, max_bytes, max_held_bytes
+        self._body_seconds = body_seconds
+        self._held_bytes = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection's request."""
@@ -52,6 +58,7 @@ class Door:
         REQUEST_ID.set(request_id)
         scope["path"] = VERSION_IN_PATH.sub(r"\1:\2", scope["path"])
         start, status = perf_counter(), 500
+        parts: list[bytes] = []
 
         async def send_with_id(message: Any) -> None:
             nonlocal status
@@ -62,45 +69,43 @@ class Door:
             await send(message)
 
         try:
-            await self._app(scope, await self._with_body(headers, receive), send_with_id)
+            await self._read(parts, headers, receive)
+            await self._app(scope, _replayed(b"".join(parts), receive), send_with_id)
         except _RefusedError as refusal:
-            ERRORS.labels("size" if refusal.status == 413 else "format").inc()
+            ERRORS.labels(KINDS[refusal.status]).inc()
             await _answer(send_with_id, refusal)
         finally:
+            self._held_bytes -= sum(map(len, parts))
             if status >= 400 or scope["path"] not in PROBES:
                 facts = {"method": scope["method"], "path": scope["path"], "status": status}
                 logger.info("request", extra={"facts": {**facts, "seconds": round(perf_counter() - start, 4)}})
 
-    async def _with_body(self, headers: dict[bytes, bytes], receive: Any) -> Any:
-        """Read the whole body; returns a `receive` that gives it at once."""
+    async def _read(self, parts: list[bytes], headers: dict[bytes, bytes], receive: Any) -> None:
+        """Read the whole body."""
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._max_bytes:
             raise self._too_large(f"{length.decode('latin-1')} bytes")
         try:
-            body = await asyncio.wait_for(self._read(receive), self._body_seconds)
+            await asyncio.wait_for(self._read_parts(parts, receive), self._body_seconds)
         except TimeoutError:
             raise _RefusedError(408, f"the body did not arrive within {self._body_seconds:g} s") from None
-        given = False
 
-        async def receive_body() -> Any:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        return receive_body
-
-    async def _read(self, receive: Any) -> bytes:
-        parts, size, more = [], 0, True
+    async def _read_parts(self, parts: list[bytes], receive: Any) -> None:
+        size, more = 0, True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _RefusedError(400, "the client went away before its body had arrived")
             parts.append(message.get("body", b""))
             size += len(parts[-1])
+            self._held_bytes += len(parts[-1])
             if size > self._max_bytes:
                 raise self._too_large(f"more than {self._max_bytes} bytes")
+            if self._held_bytes > self._max_held_bytes:
+                raise _RefusedError(
+                    503, f"requests of {self._max_held_bytes} bytes are being answered; try again in 1 s"
+                )
             more = message.get("more_body", False)
-        return b"".join(parts)
 
     def _too_large(self, got: str) -> _RefusedError:
         return _RefusedError(
@@ -108,10 +113,22 @@ class Door:
         )
 
 
+def _replayed(body: bytes, receive: Any) -> Any:
+    """A `receive` that gives a body at once."""
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive_body() -> Any:
+        return next(messages, None) or await receive()
+
+    return receive_body
+
+
 async def _answer(send: Any, refusal: _RefusedError) -> None:
     body = json.dumps({"error": str(refusal)}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     # The rest of the body is not read, so this connection cannot carry another request.
     headers.append((b"connection", b"close"))
+    if refusal.status == 503:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -78,7 +78,12 @@ def _extend(app: FastAPI, models: Models, cfg: DictConfig) -> None:
     app.include_router(page_route())
     app.add_exception_handler(RequestValidationError, _answer_malformed(models))
     app.add_exception_handler(OverloadedError, _answer_overloaded)
-    app.add_middleware(Door, max_bytes=cfg.serve.max_request_bytes, body_seconds=cfg.serve.body_seconds)
+    app.add_middleware(
+        Door,
+        max_bytes=cfg.serve.max_request_bytes,
+        max_held_bytes=cfg.serve.max_held_bytes,
+        body_seconds=cfg.serve.body_seconds,
+    )
 
     @app.post("/v2/repository/index", tags=["V2"])
     async def repository_index() -> list[dict[str, str]]:

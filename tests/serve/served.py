@@ -1,4 +1,4 @@
-"""Starts and stops server processes in which torch and timm cannot be imported."""
+"""Starts and stops server processes in which torch and timm cannot be imported and no file can be written."""
 
 import os
 import signal
@@ -17,14 +17,19 @@ PATCH = 8
 DIM = 64
 
 SERVE_WITHOUT_TORCH = """
-import sys
+import errno, os, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "torchvision", "timm"):
             raise ImportError(f"{name} must not be imported here")
 
+def refuse_to_write(event, arguments):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR) and not str(arguments[0]).startswith("/dev/"):
+        raise OSError(errno.EROFS, "read-only file system", arguments[0])
+
 sys.meta_path.insert(0, Refuse())
+sys.addaudithook(refuse_to_write)
 from mum_model.config import compose
 from mum_model.serve import serve
 

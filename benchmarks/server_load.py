@@ -2,7 +2,8 @@
 
 A real `mum serve` on one thread of inference; clients are threads of this process over gRPC with binary tensors.
 Measured: seconds from start to ready; images a second of bare ONNX Runtime and through the server, window by window in
-turns, on the same batches; latency at 70 % of the server's rate with random arrivals; memory over all requests.
+turns, on the same batches; latency at 70 % of the server's rate, with even and with random (Poisson) arrivals; memory
+over many requests.
 """
 
 import argparse
@@ -113,10 +114,12 @@ def throughput(bare: OnnxEncoder, server: Server, images: np.ndarray, windows: i
     }
 
 
-def latency(server: Server, image: np.ndarray, load: float, requests_sent: int) -> dict[str, Any]:
-    """Requests of one image at random times, at a share of the rate that the server reaches; from arrival to answer."""
+def latency(
+    server: Server, image: np.ndarray, gap: Callable[[float], float], load: float, requests_sent: int
+) -> dict[str, Any]:
+    """Requests of one image at a share of the rate that the server reaches; from when one was due to its answer."""
     full = rate([server.client() for _ in range(CLIENTS)], image, 5)
-    generator, seconds, clients = random.Random(0), [], threading.local()
+    seconds, clients = [], threading.local()
 
     def ask(arrival: float) -> None:
         if not hasattr(clients, "infer"):
@@ -127,7 +130,7 @@ def latency(server: Server, image: np.ndarray, load: float, requests_sent: int) 
     with ThreadPoolExecutor(32) as executor:
         due = time.perf_counter()
         for _ in range(requests_sent):
-            due += generator.expovariate(load * full)
+            due += gap(load * full)
             time.sleep(max(0.0, due - time.perf_counter()))
             executor.submit(ask, due)
     p50, p99 = (round(1000 * float(np.quantile(seconds, share)), 1) for share in (0.5, 0.99))
@@ -157,8 +160,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export", type=Path, help="folder that `mum export` wrote, of float32 input")
     parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--windows", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=2.5)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/server_load.json"))
     given = parser.parse_args()
@@ -173,7 +176,10 @@ def main() -> None:
             "throughput": throughput(
                 OnnxEncoder(given.export, threads=1), server, images, given.windows, given.seconds
             ),
-            "latency": latency(server, images[:1], load=0.7, requests_sent=400),
+            "latency": {
+                "even arrivals": latency(server, images[:1], lambda rate: 1 / rate, 0.7, 200),
+                "random arrivals": latency(server, images[:1], random.Random(0).expovariate, 0.7, 200),
+            },
             "memory": memory(server, small, given.requests),
         }
     finally:

@@ -7,8 +7,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-from kserve.errors import InvalidInput, ModelNotFound
-
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Of the request that is being answered."""
 
@@ -32,15 +30,19 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
-def configure_logging() -> None:
-    """Log to stderr; less what `/metrics` or the line of each request tells better."""
+def configure_logging(refusals: tuple[type[Exception], ...]) -> None:
+    """Log to stderr; less what `/metrics` or the line of each request tells better.
+
+    Args:
+        refusals: What a wrong request raises; a line says what is wrong with it, and no traceback.
+    """
     quiet = {"level": "WARNING"}
     logging.captureWarnings(True)
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "filters": {"refusals": {"()": _ShortRefusals}},
+            "filters": {"refusals": {"()": _ShortRefusals, "refusals": refusals}},
             "formatters": {"json": {"()": JsonFormatter}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["refusals"]}},
             "root": {"handlers": ["stderr"], "level": "WARNING"},
@@ -59,7 +61,11 @@ def configure_logging() -> None:
 class _ShortRefusals(logging.Filter):
     """Takes the traceback off the log of a wrong request: it shows nothing but this package."""
 
+    def __init__(self, refusals: tuple[type[Exception], ...]):
+        super().__init__()
+        self._refusals = refusals
+
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], InvalidInput | ModelNotFound):
+        if record.exc_info and isinstance(record.exc_info[1], self._refusals):
             record.msg, record.args, record.exc_info = f"refused: {record.exc_info[1]}", None, None
         return True

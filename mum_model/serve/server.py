@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from kserve import InferRequest, ModelServer
-from kserve.errors import InvalidInput
+from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from omegaconf import DictConfig
@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are answered first. See `mum_model.serve.serve`."""
     for setting in ("http_port", "grpc_port"):
         _require_free(cfg.serve[setting], f"serve.{setting}")
-    configure_logging()
+    configure_logging(refusals=(InvalidInput, ModelNotFound, NotImplementedError))
     models = Models(cfg)
     # kserve takes this limit from its own command line only; its 8 MB would refuse what max_pixels allows.
     limits = kserve.model_server.args

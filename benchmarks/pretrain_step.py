@@ -405,6 +405,24 @@ def report(setting: Setting, timings: dict[str, list[Timing]], parts: dict[str, 
     return "\n".join(lines) + "\n"
 
 
+def picture(parts: dict[str, float], path: Path) -> None:
+    """Where the time of a step goes, as one bar."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 1.9), layout="constrained")
+    left = 0.0
+    for name in PARTS:
+        axes.barh(0, parts[name], left=left, label=f"{name} {parts[name] / sum(parts.values()):.0%}")
+        left += parts[name]
+    axes.set(yticks=[], xlabel="seconds of a step, forward and backward", xlim=(0, left))
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.55), frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def given_arguments() -> Iterator[str]:
     """The command line without the paths of this machine."""
     path = False
@@ -457,7 +475,9 @@ def main() -> None:
     text = report(setting, timings, parts, baseline)
     print(text)
     if options.output:
-        options.output.write_text(text)
+        image = options.output.with_suffix(".png")
+        picture(parts, image)
+        options.output.write_text(f"{text}\n![Time of a step by part]({image.name})\n")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def evaluate(
     cfg.paths.dataset = dataset.path
     cfg.paths.run = run.path
     cfg.paths.evaluation = evaluation.path
+    cfg.paths.features = None
     folder = evaluate(cfg)
     shutil.copyfile(folder / "report.html", report.path)
     log_numbers(metrics, json.loads((folder / "metrics.json").read_text()))

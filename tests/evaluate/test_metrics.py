@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mum_model.evaluate.features import Features
 from mum_model.evaluate.matching import (
     Pairs,
     PatchGrid,
@@ -90,7 +91,7 @@ def test_the_probe_finds_the_half_of_the_features_that_matches():
     place = torch.randn(16, 16, generator=generator)
     signal = place.repeat(40, 1, 1)
     noise = 10 * torch.randn(40, 16, 16, generator=generator)
-    features = torch.cat([signal, noise], dim=-1)
+    features = Features(torch.cat([signal, noise], dim=-1).numpy())
     pairs = pairs_where(GRID.centres[None].repeat(20, 1, 1))
     settings = ProbeSettings(dim=16, iterations=200, batch=4, learning_rates=[1e-2, 0.0], weight_decays=[0.0], seed=0)
     trained, untrained = train_probes(features, pairs, GRID, settings)
@@ -103,7 +104,7 @@ def test_the_probe_finds_the_half_of_the_features_that_matches():
 
 
 def test_probes_repeat():
-    features = torch.randn(4, 16, 8, generator=torch.Generator().manual_seed(0))
+    features = Features(torch.randn(4, 16, 8, generator=torch.Generator().manual_seed(0)).numpy())
     pairs = pairs_where(GRID.centres[None].repeat(2, 1, 1))
     settings = ProbeSettings(dim=4, iterations=5, batch=2, learning_rates=[1e-2], weight_decays=[0.1], seed=3)
     assert torch.equal(*(train_probes(features, pairs, GRID, settings)[0] for _ in range(2)))

@@ -53,7 +53,14 @@ class PairTask:
     Matching needs depth; the probe also needs pairs to train it and to choose it. Pose needs intrinsics and poses.
     """
 
-    def __init__(self, views: Views, pairs: Mapping[str, Sequence[tuple[int, int]]], settings: DictConfig, about: str):
+    def __init__(
+        self,
+        views: Views,
+        pairs: Mapping[str, Sequence[tuple[int, int]]],
+        settings: DictConfig,
+        about: str,
+        relative: Mapping[tuple[int, int], np.ndarray] | None = None,
+    ):
         """Open the task.
 
         Args:
@@ -61,6 +68,7 @@ class PairTask:
             pairs: Rows of view a and b for `test`, and for `train` and `val` where there are any.
             settings: `evaluate` of the configuration.
             about: What it is judged on.
+            relative: Relative poses `[3, 4]` that a published list says itself; the others follow from the frames.
         """
         self.benchmark, self.about, self.settings = views.frames.name, about, settings
         self.name = f"{self.benchmark}: pairs of views"
@@ -68,7 +76,7 @@ class PairTask:
         self.images = ImageSet(views, np.unique([row for split in pairs.values() for pair in split for row in pair]))
         self.test = ImageSet(views, np.unique([row for pair in pairs["test"] for row in pair]))
         self.groups = np.array([views.frames.scene(a) for a, _ in pairs["test"]])
-        self.posed = [posed_pair(views, a, b) for a, b in pairs["test"]]
+        self.posed = [posed_pair(views, a, b, (relative or {}).get((a, b))) for a, b in pairs["test"]]
         self.truth = cache(self._truth)
 
     def grid(self, patch_size: int) -> PatchGrid:

@@ -215,23 +215,22 @@ def _true_match(views: Views, a: int, b: int, grid: PatchGrid) -> tuple[np.ndarr
     return target, covisible & inside
 
 
-def posed_pair(views: Views, a: int, b: int) -> PosedPair | None:
+def posed_pair(views: Views, a: int, b: int, relative: np.ndarray | None = None) -> PosedPair | None:
     """Intrinsics and relative pose of a pair, None where they are unknown.
 
     Args:
         views: The views.
         a: Row of view a.
         b: Row of view b.
+        relative: The relative pose where it is known by itself; else that of the two frames.
 
     Returns:
         The truth at the evaluated resolution.
     """
-    known = [(views.frames.intrinsics(row), views.frames.world2cam(row)) for row in (a, b)]
-    (intrinsics_a, pose_a), (intrinsics_b, pose_b) = known
-    if intrinsics_a is None or intrinsics_b is None or pose_a is None or pose_b is None:
+    if relative is None:
+        pose_a, pose_b = views.frames.world2cam(a), views.frames.world2cam(b)
+        relative = None if pose_a is None or pose_b is None else relative_pose(pose_a, pose_b)
+    intrinsics_a, intrinsics_b = views.frames.intrinsics(a), views.frames.intrinsics(b)
+    if relative is None or intrinsics_a is None or intrinsics_b is None:
         return None
-    return PosedPair(
-        views.square(a).intrinsics(intrinsics_a),
-        views.square(b).intrinsics(intrinsics_b),
-        relative_pose(pose_a, pose_b),
-    )
+    return PosedPair(views.square(a).intrinsics(intrinsics_a), views.square(b).intrinsics(intrinsics_b), relative)

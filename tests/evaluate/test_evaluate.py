@@ -114,5 +114,13 @@ def test_the_gate_decides_and_keeps_the_evaluation(settings, tmp_path):
 
 def test_the_gate_is_the_exit_status_of_the_command(settings, tmp_path):
     rule = "gate=['dataset.matching.knn_epe < 0.5']"
-    output = run_mum("evaluate", *settings, f"paths.evaluation={tmp_path / 'out'}", "encoder=pixels", "evaluate.seeds=1", rule, status=3)
+    output = run_mum(
+        "evaluate",
+        *settings,
+        f"paths.evaluation={tmp_path / 'out'}",
+        "encoder=pixels",
+        "evaluate.seeds=1",
+        rule,
+        status=3,
+    )
     assert "pixels is not promoted" in output

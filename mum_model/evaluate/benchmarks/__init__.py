@@ -7,7 +7,9 @@ from omegaconf import DictConfig
 
 from mum_model.data.scenes import SPLITS, SceneIndex
 from mum_model.errors import UserError
+from mum_model.evaluate.benchmarks.megadepth import open_megadepth
 from mum_model.evaluate.benchmarks.prepared import PreparedFrames, draw_pairs
+from mum_model.evaluate.benchmarks.scannet import open_scannet
 from mum_model.evaluate.pairs import PairTask
 from mum_model.evaluate.task import Task
 from mum_model.evaluate.views import Views
@@ -26,7 +28,8 @@ def open_tasks(cfg: DictConfig) -> list[Task]:
         UserError: A benchmark is missing, cut, or lists what is not there; or nothing is left to judge on.
     """
     tasks: list[Task] = []
-    for name, benchmark in cfg.evaluate.benchmarks.items():
+    listed = {name: benchmark for name, benchmark in cfg.evaluate.benchmarks.items() if benchmark is not None}
+    for name, benchmark in listed.items():
         if benchmark.layout not in LAYOUTS:
             raise UserError(
                 f"evaluate.benchmarks.{name}.layout={benchmark.layout}: expected one of {', '.join(LAYOUTS)}"
@@ -56,5 +59,9 @@ def _prepared(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[Tas
     return [PairTask(views, pairs, settings, about)]
 
 
-LAYOUTS: dict[str, Callable[[str, DictConfig, DictConfig], Sequence[Task]]] = {"prepared": _prepared}
+LAYOUTS: dict[str, Callable[[str, DictConfig, DictConfig], Sequence[Task]]] = {
+    "prepared": _prepared,
+    "megadepth": open_megadepth,
+    "scannet": open_scannet,
+}
 """Layout -> what opens it."""

@@ -83,6 +83,8 @@ def _named(entry: Any) -> tuple[str, str]:
         ((name, spec),) = entry.items()
         return _checked_name(str(name)), str(spec)
     spec = str(entry)
+    if spec.startswith(("pixels/", "random/")):
+        return _checked_name(spec.replace("/", "-")), spec
     last = spec.rstrip("/").rpartition("/")[2].rpartition(":")[2] or spec
     return _checked_name(
         NAMES.get(spec, re.sub(r"[^A-Za-z0-9._-]", "_", Path(last).stem if _is_file(last) else last))

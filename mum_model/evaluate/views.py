@@ -34,6 +34,10 @@ class Frames(Protocol):
         """Intrinsics, pose and depth of the size of the image; None where any of them is unknown."""
         ...
 
+    def depth(self, row: int) -> np.ndarray | None:
+        """z-depth `[H, W]`, 0 where unknown; None without any."""
+        ...
+
     def intrinsics(self, row: int) -> np.ndarray | None:
         """Camera matrix `[3, 3]` in pixels of the image; None where unknown."""
         ...
@@ -137,10 +141,10 @@ class Views:
 
     def depth(self, row: int) -> np.ndarray | None:
         """z-depth of the square, float32 `[size, size]`, 0 where unknown, each pixel that of one stored pixel."""
-        camera = self.frames.camera(row)
-        if camera is None:
+        stored = self.frames.depth(row)
+        if stored is None:
             return None
-        taken = self.square(row).cut(camera.depth)
+        taken = self.square(row).cut(stored)
         return cv2.resize(taken, (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT)
 
 

@@ -91,3 +91,48 @@ def write_scannet(root, depth=True):
             relative.append((second @ np.linalg.inv(first))[:3].ravel())
     np.savez(root / "test.npz", name=np.array(names), rel_pose=np.array(relative))
     return root
+
+
+def write_imagenet(root, classes=3, train=8, val=4):
+    """Classes are colours under noise: easy to tell apart, so a wrong reading shows."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", train), ("val", val)):
+        for number in range(classes):
+            folder = root / part / f"n{number:08d}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                colour = np.full(3, 40.0)
+                colour[number % 3] = 200
+                image = np.clip(colour + rng.normal(0, 20, (40, 56, 3)), 0, 255).astype(np.uint8)
+                cv2.imwrite(str(folder / f"{number}_{i}.JPEG"), image)
+    return root
+
+
+def write_ade20k(root, train=8, val=3):
+    """Two classes by brightness, left and right of an edge, and a border that is not to be judged."""
+    rng = np.random.default_rng(0)
+    for part, count in (("training", train), ("validation", val)):
+        (root / "images" / part).mkdir(parents=True)
+        (root / "annotations" / part).mkdir(parents=True)
+        for i in range(count):
+            labels = np.ones((64, 96), np.uint8)
+            labels[:, 24 * rng.integers(1, 4) :] = 2
+            image = np.where(labels == 1, 60, 190)[..., None] + rng.normal(0, 8, (64, 96, 3))
+            labels[:4] = 0
+            cv2.imwrite(
+                str(root / "images" / part / f"ADE_{part}_{i:04d}.jpg"), np.clip(image, 0, 255).astype(np.uint8)
+            )
+            cv2.imwrite(str(root / "annotations" / part / f"ADE_{part}_{i:04d}.png"), labels)
+    return root
+
+
+def write_nyu(root):
+    """Four rooms to train on and one to test on, in NYU's files."""
+    for number, frames in enumerate(rooms(5, 4)):
+        folder = root / ("test" if number == 4 else "train") / f"office_{number:04d}"
+        folder.mkdir(parents=True)
+        for i, frame in enumerate(frames):
+            image, depth = (cv2.resize(array, (640, 480)) for array in (frame.image[..., ::-1], frame.depth))
+            cv2.imwrite(str(folder / f"rgb_{i:05d}.jpg"), image)
+            cv2.imwrite(str(folder / f"sync_depth_{i:05d}.png"), (depth * 1000).astype(np.uint16))
+    return root

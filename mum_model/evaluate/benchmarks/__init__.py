@@ -10,6 +10,8 @@ from mum_model.errors import UserError
 from mum_model.evaluate.benchmarks.megadepth import open_megadepth
 from mum_model.evaluate.benchmarks.prepared import PreparedFrames, draw_pairs
 from mum_model.evaluate.benchmarks.scannet import open_scannet
+from mum_model.evaluate.benchmarks.single_view import open_ade20k, open_imagenet, open_nyu
+from mum_model.evaluate.depth import DepthTask
 from mum_model.evaluate.pairs import PairTask
 from mum_model.evaluate.task import Task
 from mum_model.evaluate.views import Views
@@ -56,12 +58,27 @@ def _prepared(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[Tas
         f"{card['content_sha256'][:12]}; {len(pairs['train'])} pairs of views to train a probe, {len(pairs['val'])} to "
         f"choose it, {len(pairs['test'])} to test"
     )
-    return [PairTask(views, pairs, settings, about)]
+    tasks: list[Task] = []
+    if "pairs" in benchmark.tasks:
+        tasks.append(PairTask(views, pairs, settings, about))
+    if "depth" in benchmark.tasks:
+        tasks.append(
+            DepthTask(views, {split: _frames_with_depth(index, pairs[split]) for split in SPLITS}, settings, about)
+        )
+    return tasks
+
+
+def _frames_with_depth(index: SceneIndex, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """The frames of these pairs: their features are at hand."""
+    return [row for row in sorted({row for pair in pairs for row in pair}) if index.camera(row) is not None]
 
 
 LAYOUTS: dict[str, Callable[[str, DictConfig, DictConfig], Sequence[Task]]] = {
     "prepared": _prepared,
     "megadepth": open_megadepth,
     "scannet": open_scannet,
+    "imagenet": open_imagenet,
+    "ade20k": open_ade20k,
+    "nyu": open_nyu,
 }
 """Layout -> what opens it."""

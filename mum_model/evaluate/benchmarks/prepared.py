@@ -33,6 +33,11 @@ class PreparedFrames:
         """Intrinsics, pose and depth, where all are known."""
         return self.index.camera(row)
 
+    def depth(self, row: int) -> np.ndarray | None:
+        """z-depth, where pose and intrinsics are known too."""
+        camera = self.index.camera(row)
+        return None if camera is None else camera.depth
+
     def intrinsics(self, row: int) -> np.ndarray | None:
         """Camera matrix, where known."""
         return self.index.intrinsics(row)

@@ -12,7 +12,7 @@ _FLOAT = r"[0-9]+(?:\.[0-9]*)?(?:e-?[0-9]+)?"
 _RULE = re.compile(
     rf"\s*(?P<number>[\w.-]+)\s*(?P<sign><=|>=|<|>)\s*"
     rf"(?:(?P<bound>{_FLOAT})|(?:(?P<factor>{_FLOAT})\s*\*\s*)?(?P<other>[A-Za-z][\w.-]*)"
-    rf"(?:\s*(?P<shift>[+-]\s*{_FLOAT}))?)\s*"
+    rf"(?:\s+(?P<shift>[+-]\s*{_FLOAT}))?)\s*"
 )
 _SIGNS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 HASH_SIDE = 16
 SAMPLED_SIDE = 64
-SAME_WITHIN = 20  # of 256 bits: see docs/evaluation.md for the distances that this was chosen by
+SAME_WITHIN = 40  # of 256 bits: the distances that this was chosen by are in docs/evaluation.md
 FLAT_BELOW = 4.0  # grey levels: the hash of a blank image is noise
 
 

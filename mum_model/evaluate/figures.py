@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mum_model.evaluate.matching import PAPER_SIDE, PatchGrid
@@ -130,6 +131,7 @@ def draw_intervals(path: Path, benchmark: str, rows: Sequence[tuple[str, Mapping
         ax.set_yticks(range(len(cells)), list(cells), fontsize=8)
         ax.set_ylim(len(cells) - 0.4, -0.6)
         ax.tick_params(axis="x", labelsize=7)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set_title(heading, fontsize=9)
     for ax in list(axes.flat)[len(rows) :]:
         ax.set_axis_off()

@@ -48,15 +48,14 @@ def evaluate(cfg: DictConfig) -> Path:
     names = [contestant.name for contestant in contestants]
     rules = parse_rules(cfg.gate, names[0], names[1:])
     for contestant in contestants:
-        _try_out(contestant, cfg.evaluate.size, cfg.evaluate.layer)
+        _try_out(contestant, cfg.evaluate.size)
     tasks = open_tasks(cfg)
     features = None if cfg.paths.features is None else Path(cfg.paths.features)
     notes = refuse_leaks([task.test for task in tasks], _pretraining(cfg), features)
     target = Path(cfg.paths.evaluation)
     with written_whole(target) as folder:
-        store = FeatureStore(features, cfg.evaluate.layer)
         judged = {
-            contestant.name: judge(contestant, tasks, store, cfg.seed)
+            contestant.name: judge(contestant, tasks, FeatureStore(features, contestant.layer), cfg.seed)
             for contestant in tqdm(contestants, desc="evaluate", unit="encoder")
         }
         metrics = {name: one.metrics for name, one in judged.items()}
@@ -101,10 +100,10 @@ def judge(contestant: Contestant, tasks: Sequence[Task], store: FeatureStore, se
             scores[f"{task.benchmark}.{number}"] = Scores(values, task.groups, statistic_of(number))
         cost[task.name] = time.perf_counter() - start
     store.forget()
-    return Judged(contestant.description, contestant.encoders[0].parameters, scores, first, cost)
+    return Judged(contestant, scores, first, cost)
 
 
-def _try_out(contestant: Contestant, size: int, layer: int) -> None:
+def _try_out(contestant: Contestant, size: int) -> None:
     """Refuse an encoder that does not fit before anything is computed."""
     encoder = contestant.encoders[0]
     if size % encoder.patch_size:
@@ -112,12 +111,12 @@ def _try_out(contestant: Contestant, size: int, layer: int) -> None:
             f"evaluate.size={size}: must be a multiple of the patch size {encoder.patch_size} of encoder "
             f"'{contestant.name}'"
         )
-    tokens = encoder.tokens(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device()), layer)
+    tokens = encoder.tokens(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device()), contestant.layer)
     expected = (size // encoder.patch_size) ** 2
     if tokens.patches.shape[1] != expected:
         raise UserError(
-            f"encoder '{contestant.name}': {tokens.patches.shape[1]} tokens of an image of {size} pixels at "
-            f"evaluate.layer={layer}, expected {expected}; only layers with a token for each patch can be judged"
+            f"encoder '{contestant.name}': {tokens.patches.shape[1]} tokens of an image of {size} pixels, "
+            f"expected {expected}; only layers with a token for each patch can be judged"
         )
 
 

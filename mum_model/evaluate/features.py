@@ -133,5 +133,5 @@ def _require_finite(features: Tensor, encoder: Encoder, images: ImageSet, start:
         image = images.label(start + int(wrong.nonzero()[0]))
         raise UserError(
             f"encoder '{encoder.name}': its features of {image} are not finite in half precision. Its weights are "
-            "damaged, or this layer is not normalised: choose another encoder, or evaluate.layer=-1"
+            "damaged, or this layer is not normalised: take another encoder or layer"
         )

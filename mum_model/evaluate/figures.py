@@ -139,3 +139,47 @@ def draw_intervals(path: Path, benchmark: str, rows: Sequence[tuple[str, Mapping
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
     return path
+
+
+def draw_series(
+    path: Path,
+    benchmark: str,
+    series: str,
+    rows: Sequence[tuple[str, Mapping[str, Interval]]],
+    places: Mapping[str, int],
+) -> Path:
+    """Draw every number over the layers of an encoder, or over the steps of a training; others are dashed lines.
+
+    Args:
+        path: PNG to write.
+        benchmark: Its name.
+        series: What the places are, for the axis.
+        rows: Heading of each number, and (value, low, high) of each encoder.
+        places: Where each encoder of the series stands.
+
+    Returns:
+        The path.
+    """
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(11, 2.1 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for ax, (heading, cells) in zip(axes.flat, rows, strict=False):
+        ordered = sorted((places[name], *cells[name]) for name in cells if name in places)
+        x, value, low, high = zip(*ordered, strict=True)
+        ax.fill_between(x, low, high, alpha=0.2)
+        ax.plot(x, value, "o-", markersize=3)
+        others = [name for name in cells if name not in places]
+        for i, name in enumerate(others):
+            ax.axhline(cells[name][0], linestyle="--", linewidth=1, color=f"C{i + 1}", label=name)
+        ax.set_title(heading, fontsize=9)
+        ax.set_xlabel(series, fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if axes.flat[0].get_legend_handles_labels()[0]:
+        axes.flat[0].legend(fontsize=7)
+    for ax in list(axes.flat)[len(rows) :]:
+        ax.set_axis_off()
+    figure.suptitle(f"{benchmark}: by {series}, with 95 % intervals", fontsize=10)
+    figure.savefig(path, dpi=90)
+    return path

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,8 @@ import jinja2
 from omegaconf import DictConfig, OmegaConf
 
 from mum_model.evaluate.columns import INTERVAL, cell, column_of, numbers_of
-from mum_model.evaluate.figures import Interval, draw_intervals
+from mum_model.evaluate.encoders import Contestant
+from mum_model.evaluate.figures import Interval, draw_intervals, draw_series
 from mum_model.evaluate.paper import PAPER
 from mum_model.evaluate.scores import RESAMPLES, Scores
 from mum_model.evaluate.task import Outcome, Picture, Task
@@ -23,15 +24,13 @@ class Judged:
     """What was found of one encoder.
 
     Attributes:
-        description: Where it came from.
-        parameters: How many numbers were learned; 0 where unknown or none.
+        contestant: The encoder.
         scores: By `BENCHMARK.TASK.NUMBER`.
         outcomes: Of the first seed, by name of task.
         seconds: What each task took, features included unless they were at hand.
     """
 
-    description: str
-    parameters: int
+    contestant: Contestant
     scores: Mapping[str, Scores]
     outcomes: Mapping[str, Outcome]
     seconds: Mapping[str, float]
@@ -80,13 +79,7 @@ def write_report(
         outcomes = {name: one.outcomes[task.name] for name, one in judged.items()}
         pictures += task.draw(folder / "figures", outcomes, cfg.evaluate.figures)
     tables = {task.benchmark: table_of(task.benchmark, judged) for task in tasks}
-    curves = [
-        draw_intervals(
-            folder / "figures" / f"{name}.png", name, [(row.heading, _intervals(row.key, judged)) for row in rows]
-        )
-        for name, rows in tables.items()
-        if rows
-    ]
+    curves = [path for name, rows in tables.items() if rows for path in _draw_numbers(folder, name, rows, judged)]
     content = {
         "encoders": judged,
         "tables": tables,
@@ -130,6 +123,22 @@ def _row(key: str, judged: Mapping[str, Judged]) -> Row:
         tied = not one.scores[key].differs_from(having[best].scores[key])
         cells[name] = (cell(one.metrics, key), "best" if name == best else "tied" if tied else "")
     return Row(key, f"{column.heading} {'↓' if column.lower_is_better else '↑'}", cells)
+
+
+def _draw_numbers(folder: Path, benchmark: str, rows: Sequence[Row], judged: Mapping[str, Judged]) -> Iterator[Path]:
+    """Every number with its interval, and over layers or steps where encoders form a series."""
+    numbers = [(row.heading, _intervals(row.key, judged)) for row in rows]
+    yield draw_intervals(folder / "figures" / f"{benchmark}.png", benchmark, numbers)
+    for series in ("layer", "step"):
+        places = _places(judged, series)
+        if len(places) > 1:
+            yield draw_series(folder / "figures" / f"{benchmark}-{series}.png", benchmark, series, numbers, places)
+
+
+def _places(judged: Mapping[str, Judged], series: str) -> dict[str, int]:
+    """Number of each encoder that stands in a series."""
+    places = {name: one.contestant.place for name, one in judged.items()}
+    return {name: place.number for name, place in places.items() if place is not None and place.series == series}
 
 
 def _intervals(key: str, judged: Mapping[str, Judged]) -> dict[str, Interval]:

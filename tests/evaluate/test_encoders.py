@@ -54,8 +54,8 @@ def test_the_exported_file_gives_what_the_run_gives(tiny_run, tmp_path):
         assert encoder.patch_size == 8
         torch.testing.assert_close(encoder.tokens(IMAGES, -1).patches, run.patches, rtol=0, atol=2e-4)
         torch.testing.assert_close(encoder.tokens(IMAGES, -1).summary, run.summary, rtol=0, atol=2e-4)
-    with pytest.raises(UserError, match="its last layer only"):
-        encoder.tokens(IMAGES, 0)
+    with pytest.raises(UserError, match="its layers are 0 to 0"):
+        opened(f"{folder}@1")
 
 
 def test_an_onnx_file_that_is_none_is_refused(tmp_path):

@@ -82,7 +82,8 @@ def test_without_depth_and_pose_nothing_is_claimed(tiny_run, tmp_path):
         ("evaluate.overlap=[0.999,1.0]", "widen evaluate.overlap"),
         ("paths.run=/nowhere", r"/nowhere/encoder"),
         ("paths.dataset=/nowhere", "mum prepare"),
-        ("evaluate.layer=7", "evaluate.layer=7"),
+        ("encoder=run@7", "its layers are 0 to 1"),
+        ("encoder=/nowhere/step-*", r"nothing is /nowhere/step-\*"),
         ("evaluate.benchmarks.dataset.layout=kitti", "expected one of prepared"),
         ("encoder=[run,/nowhere/encoder.onnx]", "'/nowhere/encoder.onnx' is no encoder"),
         ("encoder=[run,{mum: pixels}]", "two are named 'mum'"),
@@ -124,3 +125,15 @@ def test_the_gate_is_the_exit_status_of_the_command(settings, tmp_path):
         status=3,
     )
     assert "pixels is not promoted" in output
+
+
+def test_layers_and_checkpoints_are_series_with_curves(settings, tmp_path, tiny_run):
+    """The layer study and the dynamics of a training, each one evaluation."""
+    quick = [*settings, f"paths.evaluation={tmp_path / 'out'}", "evaluate.seeds=1", "evaluate.figures=1"]
+    folder = evaluate(compose([*quick, f"encoder=[run@*,{tiny_run}/checkpoints/step-*,pixels]"]))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    steps = [f"step-{step:08d}" for step in (3, 6)]
+    assert list(metrics) == ["mum-layer0", "mum-layer1", *steps, "pixels", "ratio"]
+    key = "dataset.matching.knn_epe"
+    assert metrics["mum-layer1"][key] == metrics[steps[1]][key] != metrics[steps[0]][key]
+    assert {path.name for path in folder.glob("figures/dataset-*.png")} >= {"dataset-layer.png", "dataset-step.png"}

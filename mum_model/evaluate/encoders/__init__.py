@@ -11,31 +11,43 @@ An encoder is named by a spec:
 | `timm/NAME` | any model of timm with its pretrained weights; `timm/local-dir:FOLDER` for weights on this machine |
 | a folder | a run, an `encoder/` in timm's layout, or what `mum export` wrote |
 | a file | `.onnx` of `mum export`; `.pth` or `.safetensors` under the authors' or CroCo's key names |
+
+Wildcards in a path list every match (`outputs/run/checkpoints/step-*`), `SPEC@3` takes the tokens after block 3, and
+`SPEC@*` those after each block, all of them side by side.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from mum_model.errors import UserError
 from mum_model.evaluate.encoders.base import Encoder
 from mum_model.evaluate.encoders.onnx_file import OnnxEncoder
 from mum_model.evaluate.encoders.pixels import PixelEncoder
+from mum_model.evaluate.encoders.specs import WEIGHTS, Spec, parse_specs
 from mum_model.evaluate.encoders.timm_model import TimmEncoder, create_timm_model
 from mum_model.evaluate.encoders.weights import encoder_from_weights
 from mum_model.model import MuM, MuMConfig, load_encoder
 
-__all__ = ["Contestant", "Encoder", "open_contestants"]
+__all__ = ["Contestant", "Encoder", "Place", "open_contestants"]
 
-NAMES = {"run": "mum"}
-WEIGHTS = (".pth", ".pt", ".safetensors")
-FILES = (".onnx", *WEIGHTS)
+
+@dataclass(frozen=True)
+class Place:
+    """A place in a series.
+
+    Attributes:
+        series: `layer` or `step`.
+        number: Block, from 0, or steps of training.
+    """
+
+    series: Literal["layer", "step"]
+    number: int
 
 
 @dataclass(frozen=True)
@@ -46,11 +58,15 @@ class Contestant:
         name: In the report and as a folder.
         description: Where it came from, in a few words.
         encoders: One for each seed; all the same where the spec leaves nothing to chance.
+        layer: Block whose tokens are judged; -1 is the last.
+        place: Where it stands in a series of layers or of checkpoints.
     """
 
     name: str
     description: str
     encoders: Sequence[Encoder]
+    layer: int
+    place: Place | None
 
 
 def open_contestants(cfg: DictConfig) -> list[Contestant]:
@@ -63,53 +79,37 @@ def open_contestants(cfg: DictConfig) -> list[Contestant]:
         In the order of the list; the first is the one that the others are compared with.
 
     Raises:
-        UserError: A spec is not known, its files are missing or damaged, or two have the same name.
+        UserError: A spec is not known, its files are missing or damaged, it has no such layer, or two have one name.
     """
-    specs = [_named(entry) for entry in (cfg.encoder if isinstance(cfg.encoder, ListConfig) else [cfg.encoder])]
-    names = [name for name, _ in specs]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(
-                f"encoder: two are named '{name}'; name them, as in encoder=[{{first: ...}},{{second: ...}}]"
-            )
     seeds = range(cfg.seed, cfg.seed + cfg.evaluate.seeds)
-    return [_contestant(name, spec, seeds, Path(cfg.paths.run)) for name, spec in specs]
+    return [one for spec in parse_specs(cfg.encoder) for one in _contestants(spec, seeds, Path(cfg.paths.run))]
 
 
-def _named(entry: Any) -> tuple[str, str]:
-    if isinstance(entry, DictConfig):
-        if len(entry) != 1:
-            raise UserError(f"encoder: {dict(entry)} must be one name with one encoder, as in {{dinov3: timm/NAME}}")
-        ((name, spec),) = entry.items()
-        return _checked_name(str(name)), str(spec)
-    spec = str(entry)
-    if spec.startswith(("pixels/", "random/")):
-        return _checked_name(spec.replace("/", "-")), spec
-    last = spec.rstrip("/").rpartition("/")[2].rpartition(":")[2] or spec
-    return _checked_name(
-        NAMES.get(spec, re.sub(r"[^A-Za-z0-9._-]", "_", Path(last).stem if _is_file(last) else last))
-    ), spec
+def _contestants(spec: Spec, seeds: range, run: Path) -> list[Contestant]:
+    encoders, description = _encoders(spec.name, spec.source, seeds, run)
+    depth = encoders[0].layers
+    if spec.layer is None:
+        place = None if spec.step is None else Place("step", spec.step)
+        return [Contestant(spec.name, description, encoders, -1, place)]
+    if spec.layer != "*" and int(spec.layer) >= depth:
+        raise UserError(f"encoder: '{spec.source}@{spec.layer}': its layers are 0 to {depth - 1}")
+    layers = range(depth) if spec.layer == "*" else [int(spec.layer)]
+    names = [f"{spec.name}-layer{layer}" if spec.layer == "*" else spec.name for layer in layers]
+    return [
+        Contestant(name, f"{description}, after block {layer}", encoders, layer, Place("layer", layer))
+        for name, layer in zip(names, layers, strict=True)
+    ]
 
 
-def _is_file(name: str) -> bool:
-    return Path(name).suffix in FILES
-
-
-def _checked_name(name: str) -> str:
-    if name in ("figures", "ratio") or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(f"encoder: '{name}' cannot name an encoder; use letters, digits, '.', '_' and '-'")
-    return name
-
-
-def _contestant(name: str, spec: str, seeds: range, run: Path) -> Contestant:
-    if spec == "random":
-        return Contestant(name, "the run's architecture, random weights", [_fresh_run(name, run, s) for s in seeds])
-    if spec.startswith("random/"):
-        architecture = spec.removeprefix("random/")
-        fresh = [_fresh_timm(name, architecture, seed) for seed in seeds]
-        return Contestant(name, f"timm's {architecture}, random weights", fresh)
-    encoder, description = _open(name, spec, run)
-    return Contestant(name, description, [encoder] * len(seeds))
+def _encoders(name: str, source: str, seeds: range, run: Path) -> tuple[list[Encoder], str]:
+    """The encoder of each seed, and where it came from."""
+    if source == "random":
+        return [_fresh_run(name, run, seed) for seed in seeds], "the run's architecture, random weights"
+    if source.startswith("random/"):
+        architecture = source.removeprefix("random/")
+        return [_fresh_timm(name, architecture, seed) for seed in seeds], f"timm's {architecture}, random weights"
+    encoder, description = _open(name, source, run)
+    return [encoder] * len(seeds), description
 
 
 def _open(name: str, spec: str, run: Path) -> tuple[Encoder, str]:

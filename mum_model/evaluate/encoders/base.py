@@ -24,20 +24,22 @@ class Encoder(Protocol):
         name: In the report.
         identity: SHA-256 of everything that decides its tokens; features are cached under it.
         patch_size: Side of a patch in pixels.
-        parameters: How many numbers were learned.
+        parameters: How many numbers were learned; 0 where that is not known.
+        layers: How many there are to choose from.
     """
 
     name: str
     identity: str
     patch_size: int
     parameters: int
+    layers: int
 
     def tokens(self, images: Tensor, layer: int) -> Tokens:
         """Tokens of a batch.
 
         Args:
             images: uint8 `[N, 3, H, W]`, RGB; both sides are multiples of the patch size.
-            layer: Block after which they are taken, from 0 or, negative, from the end; -1 is the last.
+            layer: Block after which they are taken, from 0; -1 is the last.
 
         Returns:
             Tokens after the encoder's own final norm.

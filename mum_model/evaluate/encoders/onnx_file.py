@@ -17,6 +17,7 @@ class OnnxEncoder:
     """An exported encoder on ONNX Runtime: what will be served is what is judged."""
 
     parameters = 0
+    layers = 1
 
     def __init__(self, name: str, path: Path):
         """Open the file.
@@ -46,8 +47,6 @@ class OnnxEncoder:
 
     def tokens(self, images: Tensor, layer: int) -> Tokens:
         """Patch tokens and class token of the last layer, the only one that the file gives."""
-        if layer != -1:
-            raise UserError(f"encoder '{self.name}': an ONNX file gives its last layer only; set evaluate.layer=-1")
         pixels = (images.cpu().float() / 255 - self._mean) / self._deviation
         cls, patches = self._session.run(["cls", "patch_tokens"], {self._input: pixels.numpy()})
         return Tokens(torch.from_numpy(patches).to(images.device), torch.from_numpy(cls).to(images.device))

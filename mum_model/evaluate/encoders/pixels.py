@@ -11,6 +11,7 @@ class PixelEncoder:
     """The normalised pixels of each patch as its token."""
 
     parameters = 0
+    layers = 1
 
     def __init__(self, name: str, patch_size: int):
         """Name it.

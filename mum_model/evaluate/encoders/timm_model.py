@@ -63,6 +63,7 @@ class TimmEncoder:
             raise UserError(f"encoder '{name}': {type(model).__name__} of timm gives no map of features")
         self.name, self._model = name, model
         self.patch_size = _patch_size(model)
+        self.layers = len(model.blocks) if hasattr(model, "blocks") else len(model.feature_info)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         settings = model.pretrained_cfg or model.default_cfg
         self._mean, self._deviation = (torch.tensor(settings[key]).reshape(3, 1, 1) for key in ("mean", "std"))
@@ -82,7 +83,7 @@ class TimmEncoder:
         except (AssertionError, IndexError) as error:
             side = "x".join(map(str, images.shape[-2:]))
             raise UserError(
-                f"encoder '{self.name}': no tokens of {side} pixels at evaluate.layer={layer} ({error})"
+                f"encoder '{self.name}': no tokens of {side} pixels after layer {layer} ({error})"
             ) from error
 
     def _transformer(self, pixels: Tensor, layer: int) -> Tokens:

@@ -74,7 +74,7 @@ class Square:
     width: int
     height: int
     size: int
-    fit: Fit = "crop"
+    fit: Fit
 
     @property
     def extent(self) -> np.ndarray:

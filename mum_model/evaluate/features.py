@@ -17,7 +17,7 @@ from mum_model.files import write_json
 
 log = logging.getLogger(__name__)
 
-PIXELS_AT_ONCE = 64 * 64 * 64  # of a batch: 64 images of side 64, or one of side 512
+PIXELS_AT_ONCE = {"cpu": 64 * 64 * 64, "cuda": 32 * 448 * 448}  # of a batch: as many images as these hold
 FORMAT = 1  # raise it when the same key would hold other numbers
 
 Kind = Literal["patches", "summary"]
@@ -121,7 +121,7 @@ def _open_file(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _batches(name: str, images: ImageSet) -> Iterable[tuple[int, Tensor]]:
-    size = max(1, PIXELS_AT_ONCE // images.size**2)
+    size = max(1, PIXELS_AT_ONCE[device().type] // images.size**2)
     starts = range(0, len(images), size)
     for start in tqdm(starts, desc=f"features of {name}", unit="batch", leave=False):
         yield start, images.read(range(start, min(start + size, len(images))))

@@ -172,7 +172,8 @@ class DepthTask:
         depth = (weights * centres).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
         size = (self.views.size, self.views.size)
         depth = F.interpolate(depth, size=size, mode="bilinear")[:, 0]
-        normals = F.interpolate(maps[:, BINS:], size=size, mode="bilinear")
+        start = torch.tensor([-1.0, -1.0, -2.0], device=outputs.device)  # with biases of one: facing the camera
+        normals = F.interpolate(maps[:, BINS:], size=size, mode="bilinear") + start.reshape(1, 3, 1, 1)
         return depth, F.normalize(normals, dim=1).permute(0, 2, 3, 1)
 
     @torch.inference_mode()

@@ -88,6 +88,6 @@ def train_heads(
 
 
 def _fresh(width: int, outputs: int, mean: Tensor, deviation: Tensor) -> Head:
-    """Weights of zero: a linear head has no symmetry to break."""
+    """Weights of zero: there is no symmetry to break. Biases of one: at zero a ReLU or a norm has no slope."""
     weight = torch.zeros(width, outputs, device=device(), requires_grad=True)
-    return Head(weight, torch.zeros(outputs, device=device(), requires_grad=True), mean, deviation)
+    return Head(weight, torch.ones(outputs, device=device(), requires_grad=True), mean, deviation)

@@ -71,7 +71,7 @@ def _run_stage(name: str, arguments: Sequence[str]) -> int:
 
 def _say(error: UserError) -> int:
     print(f"mum: {error}", file=sys.stderr)
-    return 2
+    return error.status
 
 
 def _help() -> str:

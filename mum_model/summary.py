@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mum_model.evaluate.columns import COLUMNS, cell
+from mum_model.evaluate.columns import cell, column_of, numbers_of
 
 
 def summary(cfg: DictConfig) -> None:
@@ -41,17 +41,23 @@ def metrics_table(metrics: dict[str, dict[str, Any]]) -> str:
         metrics: What `evaluation/metrics.json` holds.
 
     Returns:
-        A heading, a row an encoder, and a line on how the trained one stands.
+        A heading, a row a number, and a line on how the first encoder stands.
     """
-    columns = {key: heading for key, heading in COLUMNS.items() if key in metrics["mum"]}
-    lines = ["".join(f"{text:>16}" for text in ("", *columns.values()))]
-    for name in ("mum", "random", "pixels"):
-        cells = [cell(metrics[name], key) for key in columns]
-        lines.append("".join(f"{text:>16}" for text in (name, *cells)))
-    if "ratio" in metrics:
-        ratio = metrics["ratio"]
+    encoders = {name: numbers for name, numbers in metrics.items() if name != "ratio"}
+    keys = dict.fromkeys(key for numbers in encoders.values() for key in numbers_of(numbers))
+    rows = [
+        (
+            f"{key.partition('.')[0]}: {column_of(key).heading}",
+            [cell(n, key) if key in n else "" for n in encoders.values()],
+        )
+        for key in keys
+    ]
+    width = max((len(text) for text, _ in rows), default=0)
+    lines = ["".join([" " * width, *(f"{name:>23}" for name in encoders)])] if rows else []
+    lines += ["".join([f"{text:{width}}", *(f"{value:>23}" for value in cells)]) for text, cells in rows]
+    for name, value in metrics.get("ratio", {}).items():
+        benchmark, _, versus = name.partition(".")
         lines.append(
-            f"\nprobe EPE of mum: {ratio['mum_over_random']:.3f} x random weights, "
-            f"{ratio['mum_over_pixels']:.3f} x raw pixels (below 1 is better than they are)"
+            f"\n{benchmark}: probe EPE, {versus.replace('_over_', ' over ')}: {value:.3f} (below 1 the first is better)"
         )
     return "\n".join(lines)

@@ -43,7 +43,7 @@ TINY = [
 
 def paths(root: Path) -> list[str]:
     """Overrides that put every result under a folder."""
-    return [f"paths.{name}={root / name}" for name in ("dataset", "run", "evaluation", "export")]
+    return [f"paths.{name}={root / name}" for name in ("dataset", "run", "evaluation", "features", "export")]
 
 
 @pytest.fixture(scope="session")

@@ -40,12 +40,13 @@ def test_summary_says_what_is_not_there_yet(tmp_path):
 
 
 def test_summary_is_a_table_with_every_place(tmp_path):
-    numbers = {"matching_probe_epe": 12.34, "matching_probe_epe_std": 0.5}
+    key = "dataset.matching.probe_epe"
+    numbers = {key: 12.34, f"{key}_low": 11.5, f"{key}_high": 13.0}
     metrics = dict.fromkeys(("mum", "random", "pixels"), numbers)
-    ratio = {"mum_over_random": 0.9, "mum_over_pixels": 0.8}
+    ratio = {"dataset.mum_over_random": 0.9, "dataset.mum_over_pixels": 0.8}
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps({**metrics, "ratio": ratio}))
     output = run_mum("summary", *paths(tmp_path))
-    assert "12.3 ± 0.5" in output
-    assert "0.900 x random weights" in output
+    assert "12.3 [11.5, 13.0]" in output
+    assert "mum over random: 0.900" in output
     assert str(tmp_path / "export" / "encoder.onnx") not in output

@@ -14,10 +14,10 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Judge the trained encoder on frames that it was not trained on, beside encoders with random weights.
+    """Judge the trained encoder on frames that it was not trained on, beside others.
 
     Args:
-        overrides: Hydra overrides of the configuration, for instance `["evaluate.random_encoders=1"]`.
+        overrides: Hydra overrides of the configuration, for instance `["evaluate.seeds=1"]`.
         dataset: The dataset folder that `prepare` wrote.
         run: The run folder that `pretrain` wrote.
         evaluation: The evaluation folder: results of each encoder and task, figures and the report.
@@ -35,6 +35,7 @@ def evaluate(
     cfg.paths.dataset = dataset.path
     cfg.paths.run = run.path
     cfg.paths.evaluation = evaluation.path
+    cfg.paths.features = None
     folder = evaluate(cfg)
     shutil.copyfile(folder / "report.html", report.path)
     log_numbers(metrics, json.loads((folder / "metrics.json").read_text()))

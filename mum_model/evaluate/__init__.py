@@ -1,237 +1,152 @@
-"""Evaluate: frozen encoders are judged on dense matching and on relative pose; one report over all of them."""
+"""Evaluate: frozen encoders are judged on the tasks that the benchmarks make possible; one report over all of them."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
 from tqdm import tqdm
 
 from mum_model.data.scenes import SceneIndex
 from mum_model.errors import UserError
-from mum_model.evaluate.encoders import JudgedEncoder, random_weights, raw_pixels, trained
-from mum_model.evaluate.matching import (
-    RECALL_WITHIN,
-    Pairs,
-    PatchGrid,
-    ProbeSettings,
-    end_point_errors,
-    match,
-    train_probes,
-)
-from mum_model.evaluate.metrics import area_under_recall
-from mum_model.evaluate.pose import PosedPair, pose_error
+from mum_model.evaluate.benchmarks import open_tasks
+from mum_model.evaluate.columns import COLUMNS
+from mum_model.evaluate.encoders import Contestant, open_contestants
+from mum_model.evaluate.features import FeatureStore, device
+from mum_model.evaluate.gate import NotPromotedError, decide, parse_rules
+from mum_model.evaluate.leaks import refuse_leaks
 from mum_model.evaluate.report import Judged, write_report
-from mum_model.evaluate.views import Views, draw_pairs, posed_pair, true_matches
+from mum_model.evaluate.scores import Scores
+from mum_model.evaluate.statistics import statistic_of
+from mum_model.evaluate.task import Outcome, Task
 from mum_model.files import write_json, written_whole
-from mum_model.model import load_encoder
 
 log = logging.getLogger(__name__)
 
-ANGLES = (5, 10, 20)  # degrees, as in the field's tables
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Everything that all encoders are judged on.
-
-    Attributes:
-        views: The frames.
-        rows: Rows of the index whose features are needed, int64 `[F]`.
-        images: Their pixels, uint8 `[F, 3, H, W]`.
-        grid: The patches.
-        pairs: True matches of each split.
-        posed: Relative poses of the test pairs, None where unknown.
-    """
-
-    views: Views
-    rows: np.ndarray
-    images: Tensor
-    grid: PatchGrid
-    pairs: dict[str, Pairs]
-    posed: list[PosedPair | None]
-
-    @property
-    def has_matches(self) -> bool:
-        """Whether every split has co-visible patches, so that a probe can be trained, chosen and tested."""
-        return all(len(pairs) and bool(pairs.covisible.any()) for pairs in self.pairs.values())
-
 
 def evaluate(cfg: DictConfig) -> Path:
-    """Judge the encoder of a run, beside random weights of the same shape and raw pixels.
+    """Judge the encoders of `encoder` on the benchmarks of `evaluate.benchmarks`.
 
     Args:
-        cfg: The composed configuration; reads `evaluate`, `seed`, `machine` and `paths`.
+        cfg: The composed configuration; reads `encoder`, `gate`, `evaluate`, `seed`, `machine` and `paths`.
 
     Returns:
-        The evaluation folder: `<encoder>/{matching,pose}.json`, `metrics.json`, `report.html` and `figures/`.
+        The evaluation folder: `<encoder>/<benchmark>.json`, `metrics.json`, `gate.json`, `report.html`, `report.md` and
+        `figures/`.
 
     Raises:
-        UserError: There is no run or dataset, or no pair of views to judge on.
+        UserError: An encoder or benchmark cannot be used, a test scene was trained on, or there is nothing to judge on.
+        NotPromotedError: The first encoder broke a rule of the gate; the folder is written all the same.
     """
     if cfg.machine.threads is not None:
         torch.set_num_threads(cfg.machine.threads)
-    run, target = Path(cfg.paths.run), Path(cfg.paths.evaluation)
-    encoder = load_encoder(run / "encoder")
-    benchmark = open_benchmark(cfg, patch_size=encoder.patch_embed.patch_size[0])
-    judged = {}
+    contestants = open_contestants(cfg)
+    names = [contestant.name for contestant in contestants]
+    rules = parse_rules(cfg.gate, names[0], names[1:])
+    for contestant in contestants:
+        _try_out(contestant, cfg.evaluate.size)
+    tasks = open_tasks(cfg)
+    features = None if cfg.paths.features is None else Path(cfg.paths.features)
+    notes = refuse_leaks([task.test for task in tasks], _pretraining(cfg), features)
+    target = Path(cfg.paths.evaluation)
     with written_whole(target) as folder:
-        for name, seeds in tqdm(list(_contestants(cfg, run, benchmark.grid)), desc="evaluate", unit="encoder"):
-            judged[name] = judge(seeds, benchmark, cfg)
-            for task, numbers in judged[name].tasks.items():
-                write_json(folder / name / f"{task}.json", numbers)
-        write_json(folder / "metrics.json", summary(judged))
-        write_report(folder, judged, benchmark, cfg)
+        judged = {
+            contestant.name: judge(contestant, tasks, FeatureStore(features, contestant.layer), cfg.seed)
+            for contestant in tqdm(contestants, desc="evaluate", unit="encoder")
+        }
+        metrics = {name: one.metrics for name, one in judged.items()}
+        promoted, reasons = decide(rules, metrics, names[0])
+        for name, numbers in metrics.items():
+            for benchmark, part in _by_benchmark(numbers).items():
+                write_json(folder / name / f"{benchmark}.json", part)
+        write_json(folder / "metrics.json", metrics | ratios(metrics))
+        write_json(folder / "gate.json", {"promoted": promoted, "candidate": names[0], "reasons": reasons})
+        write_report(folder, judged, tasks, [*notes, *reasons], cfg)
     log.info("%s: the report over %s", target / "report.html", ", ".join(judged))
+    for reason in reasons:
+        log.info("gate: %s", reason)
+    if not promoted:
+        raise NotPromotedError(
+            f"{names[0]} is not promoted; {'; '.join(reasons)}. The report is {target / 'report.html'}"
+        )
     return target
 
 
-def open_benchmark(cfg: DictConfig, patch_size: int) -> Benchmark:
-    """Draw the pairs of views and read what they need.
+def judge(contestant: Contestant, tasks: Sequence[Task], store: FeatureStore, seed: int) -> Judged:
+    """Judge one encoder on all tasks, once for each seed.
 
     Args:
-        cfg: The composed configuration.
-        patch_size: Of the encoder.
+        contestant: The encoder of each seed; the seed also decides what is trained on its features.
+        tasks: The tasks.
+        store: Gives features.
+        seed: The first seed.
 
     Returns:
-        What every encoder is judged on.
-
-    Raises:
-        UserError: The image size does not fit the patches, or the test split has no pair of views.
+        Its scores, and what the first seed's pictures need.
     """
-    settings = cfg.evaluate
-    if settings.size % patch_size:
-        raise UserError(f"evaluate.size={settings.size}: must be a multiple of the encoder's patch size {patch_size}")
-    views = Views(SceneIndex.open(Path(cfg.paths.dataset)), settings.size)
-    drawn = {
-        split: draw_pairs(views.index, split, count, tuple(settings.overlap), cfg.seed)
-        for split, count in settings.pairs.items()
-    }
-    if not drawn["test"]:
+    scores: dict[str, Scores] = {}
+    first: dict[str, Outcome] = {}
+    cost: dict[str, float] = {}
+    for task in tasks:
+        start = time.perf_counter()
+        outcomes = [task.judge(encoder, store, seed + i) for i, encoder in enumerate(contestant.encoders)]
+        first[task.name] = outcomes[0]
+        for number in (key for key in COLUMNS if key in outcomes[0].values):
+            values = np.stack([outcome.values[number] for outcome in outcomes])
+            scores[f"{task.benchmark}.{number}"] = Scores(values, task.groups, statistic_of(number))
+        cost[task.name] = time.perf_counter() - start
+    store.forget()
+    return Judged(contestant, scores, first, cost)
+
+
+def _try_out(contestant: Contestant, size: int) -> None:
+    """Refuse an encoder that does not fit before anything is computed."""
+    encoder = contestant.encoders[0]
+    if size % encoder.patch_size:
         raise UserError(
-            f"{cfg.paths.dataset}: no pair of test views overlaps by {list(settings.overlap)}; widen evaluate.overlap"
+            f"evaluate.size={size}: must be a multiple of the patch size {encoder.patch_size} of encoder "
+            f"'{contestant.name}'"
         )
-    rows = np.unique([row for pairs in drawn.values() for pair in pairs for row in pair])
-    grid = PatchGrid(settings.size // patch_size, settings.size // patch_size, patch_size)
-    table_row = {int(row): i for i, row in enumerate(rows)}
-    return Benchmark(
-        views=views,
-        rows=rows,
-        images=views.images(rows),
-        grid=grid,
-        pairs={split: true_matches(views, pairs, grid, table_row) for split, pairs in drawn.items()},
-        posed=[posed_pair(views, a, b) for a, b in drawn["test"]],
-    )
+    tokens = encoder.tokens(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device()), contestant.layer)
+    expected = (size // encoder.patch_size) ** 2
+    if tokens.patches.shape[1] != expected:
+        raise UserError(
+            f"encoder '{contestant.name}': {tokens.patches.shape[1]} tokens of an image of {size} pixels, "
+            f"expected {expected}; only layers with a token for each patch can be judged"
+        )
 
 
-def _contestants(cfg: DictConfig, run: Path, grid: PatchGrid) -> Iterator[tuple[str, list[JudgedEncoder]]]:
-    """Name of each, with the encoder of each seed."""
-    seeds = range(cfg.seed, cfg.seed + cfg.evaluate.seeds)
-    yield "mum", [trained(run / "encoder")] * len(seeds)
-    yield "random", [random_weights(run, seed) for seed in seeds]
-    yield "pixels", [raw_pixels(grid.patch_size)] * len(seeds)
+def _pretraining(cfg: DictConfig) -> SceneIndex | None:
+    folder = Path(cfg.paths.dataset)
+    return SceneIndex.open(folder) if (folder / "index.parquet").is_file() else None
 
 
-def judge(encoders: list[JudgedEncoder], benchmark: Benchmark, cfg: DictConfig) -> Judged:
-    """Judge one contestant, once for each seed.
+def _by_benchmark(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    parts: dict[str, dict[str, float]] = {}
+    for key, value in numbers.items():
+        benchmark, _, number = key.partition(".")
+        parts.setdefault(benchmark, {})[number] = value
+    return parts
+
+
+def ratios(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """How the first encoder's probe error stands against the others'.
 
     Args:
-        encoders: The encoder of each seed; the seed also decides its probe.
-        benchmark: What to judge on.
-        cfg: The composed configuration.
+        metrics: Of every encoder by name.
 
     Returns:
-        Mean and deviation over the seeds, and what the first seed's pictures need.
+        Under `ratio`, the first encoder's over each other's, for each benchmark that has one; else nothing.
     """
-    results = []
-    for i, encoder in enumerate(encoders):
-        if i == 0 or encoder is not encoders[0]:
-            features = encoder.features(benchmark.images)
-        results.append(_judge_once(features, benchmark, cfg, cfg.seed + i))
-    tasks = {task: _mean_and_deviation([r.numbers[task] for r in results]) for task in results[0].numbers}
-    return Judged(tasks, results[0].positions, results[0].features)
-
-
-@dataclass(frozen=True)
-class _Result:
-    numbers: dict[str, dict[str, float]]
-    positions: Tensor
-    features: Tensor
-
-
-def _judge_once(features: Tensor, benchmark: Benchmark, cfg: DictConfig, seed: int) -> _Result:
-    """KNN always; the probe where the data have matches to train it; the pose from the better of the two."""
-    test, grid = benchmark.pairs["test"], benchmark.grid
-    positions, confidence = match(features, test, grid, None)
-    matching: dict[str, float] = {}
-    if benchmark.has_matches:
-        matching |= _matching_numbers("knn", positions, test, grid)
-        projection = _best_probe(features, benchmark, cfg, seed)
-        positions, confidence = match(features, test, grid, projection)
-        matching |= _matching_numbers("probe", positions, test, grid)
-    numbers = {"matching": matching} if matching else {}
-    pose = _pose_numbers(positions, confidence, benchmark)
-    return _Result(numbers | ({"pose": pose} if pose else {}), positions, features)
-
-
-def _best_probe(features: Tensor, benchmark: Benchmark, cfg: DictConfig, seed: int) -> Tensor:
-    """Train the probes on training pairs and keep the one of least error on validation pairs."""
-    probes = train_probes(
-        features, benchmark.pairs["train"], benchmark.grid, ProbeSettings(**cfg.evaluate.probe, seed=seed)
-    )
-    validation = benchmark.pairs["val"]
-
-    def error(probe: Tensor) -> float:
-        positions, _ = match(features, validation, benchmark.grid, probe)
-        return _matching_numbers("val", positions, validation, benchmark.grid)["val_epe"]
-
-    return min(probes, key=error)
-
-
-def _matching_numbers(kind: str, positions: Tensor, pairs: Pairs, grid: PatchGrid) -> dict[str, float]:
-    """Mean over the pairs of each pair's mean, so that every pair counts alike."""
-    errors = [e for e in end_point_errors(positions, pairs, grid) if len(e)]
-    return {
-        f"{kind}_epe": float(np.mean([e.mean() for e in errors])),
-        f"{kind}_recall": float(np.mean([(e < RECALL_WITHIN).mean() for e in errors])),
+    first, *others = metrics
+    found = {
+        f"{key.partition('.')[0]}.{first}_over_{other}": metrics[first][key] / metrics[other][key]
+        for key in metrics[first]
+        if key.endswith(".matching.probe_epe")
+        for other in others
     }
-
-
-def _pose_numbers(positions: Tensor, confidence: Tensor, benchmark: Benchmark) -> dict[str, float]:
-    """AUC of the relative pose from the more confident half of the matches."""
-    centres, side = benchmark.grid.centres.numpy(), benchmark.views.size
-    errors = []
-    for position, sure, pair in zip(positions.numpy(), confidence.numpy(), benchmark.posed, strict=True):
-        if pair is not None:
-            kept = sure >= np.median(sure)
-            errors.append(pose_error(centres[kept], position[kept], pair, side))
-    return {f"auc{angle}": area_under_recall(errors, angle) for angle in ANGLES} if errors else {}
-
-
-def _mean_and_deviation(seeds: list[dict[str, float]]) -> dict[str, float]:
-    numbers = {}
-    for name in seeds[0]:
-        values = [seed[name] for seed in seeds]
-        numbers[name] = float(np.mean(values))
-        numbers[f"{name}_std"] = float(np.std(values))
-    return numbers
-
-
-def summary(judged: dict[str, Judged]) -> dict[str, dict[str, Any]]:
-    """All numbers of all encoders, and how the trained one stands against the others.
-
-    Args:
-        judged: By name.
-
-    Returns:
-        `{encoder: {task_number: value}}`, and under `ratio` the trained encoder's probe error over each other's.
-    """
-    numbers = {name: one.numbers for name, one in judged.items()}
-    error = {name: values["matching_probe_epe"] for name, values in numbers.items() if "matching_probe_epe" in values}
-    ratios = {f"mum_over_{name}": error["mum"] / value for name, value in error.items() if name != "mum"}
-    return numbers | ({"ratio": ratios} if ratios else {})
+    return {"ratio": found} if found else {}

@@ -1,5 +1,6 @@
 """Pictures of an evaluation: matches, error maps and features, a row an encoder."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -8,11 +9,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from mum_model.evaluate.matching import PAPER_SIDE, Pairs, PatchGrid
+from mum_model.evaluate.matching import PAPER_SIDE, PatchGrid
 
 matplotlib.use("Agg")
+
+Interval = tuple[float, float, float]
 
 WORST = 128.0  # error in pixels at 448 at which the colour scale ends
 
@@ -42,45 +46,46 @@ def principal_colours(features: Tensor, grid: PatchGrid) -> np.ndarray:
 def draw_pair(
     path: Path,
     images: tuple[np.ndarray, np.ndarray],
-    pairs: Pairs,
-    number: int,
-    contestants: dict[str, tuple[Tensor, Tensor]],
+    contestants: Mapping[str, tuple[PatchGrid, Tensor, tuple[Tensor, Tensor], Tensor]],
 ) -> None:
     """Draw one pair of views: matches, error and features of each encoder.
 
     Args:
         path: PNG to write.
         images: The two views, RGB uint8 `[H, W, 3]`.
-        pairs: The test pairs.
-        number: Which of them.
-        contestants: Predicted positions `[P, L, 2]` and patch tokens `[F, L, D]` by name.
+        contestants: By name: patches, predicted positions `[L, 2]`, true positions `[L, 2]` with co-visibility `[L]`,
+            and patch tokens of both views `[2, L, D]`.
     """
     side = images[0].shape[0]
-    grid = _grid_of(pairs, side)
     figure = Figure(figsize=(11, 2.9 * len(contestants)), layout="constrained")
     axes = figure.subplots(len(contestants), 3, squeeze=False, width_ratios=[2, 1.15, 2])
-    for row, (name, (positions, features)) in zip(axes, contestants.items(), strict=True):
-        error = (positions[number] - pairs.target[number]).norm(dim=-1).numpy() * PAPER_SIDE / side
-        error[~pairs.covisible[number].numpy()] = np.nan
-        _draw_matches(row[0], images, grid.centres.numpy(), positions[number].numpy(), error)
+    for row, (name, (grid, positions, (target, covisible), tokens)) in zip(axes, contestants.items(), strict=True):
+        error = (positions - target).norm(dim=-1).numpy() * PAPER_SIDE / side
+        error[~covisible.numpy()] = np.nan
+        _draw_matches(row[0], images, grid.centres.numpy(), positions.numpy(), error)
         _draw_error(row[1], error.reshape(grid.rows, grid.columns))
-        colours = principal_colours(features[torch.stack([pairs.a[number], pairs.b[number]])], grid)
-        row[2].imshow(np.concatenate(colours, axis=1), interpolation="nearest")
+        row[2].imshow(np.concatenate(principal_colours(tokens, grid), axis=1), interpolation="nearest")
         row[0].set_ylabel(name, fontsize=12)
         mean = f"mean error {np.nanmean(error):.0f} px at 448" if np.isfinite(error).any() else "true matches unknown"
         row[0].set_title(f"matches, {mean}", fontsize=9)
         row[1].set_title("error of each patch of the left view", fontsize=9)
         row[2].set_title("features (PCA)", fontsize=9)
+    save(figure, axes, path)
+
+
+def save(figure: Figure, axes: np.ndarray, path: Path) -> None:
+    """Write a figure of pictures, without ticks.
+
+    Args:
+        figure: The figure.
+        axes: Its axes, of any shape.
+        path: PNG to write; its folder is made where missing.
+    """
     for ax in axes.flat:
         ax.set_xticks([])
         ax.set_yticks([])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
-
-
-def _grid_of(pairs: Pairs, side: int) -> PatchGrid:
-    rows = round(pairs.target.shape[1] ** 0.5)  # views are square
-    return PatchGrid(rows, rows, side // rows)
 
 
 def _draw_matches(
@@ -100,3 +105,81 @@ def _draw_error(ax: Axes, error: np.ndarray) -> None:
     image = ax.imshow(error, cmap="RdYlGn_r", vmin=0, vmax=WORST, interpolation="nearest")
     assert ax.figure is not None
     ax.figure.colorbar(image, ax=ax, shrink=0.85, label="px at 448")
+
+
+def draw_intervals(path: Path, benchmark: str, rows: Sequence[tuple[str, Mapping[str, Interval]]]) -> Path:
+    """Draw every number of a benchmark with its interval, a small plot a number.
+
+    Args:
+        path: PNG to write.
+        benchmark: Its name.
+        rows: Heading of each number, and (value, low, high) of each encoder.
+
+    Returns:
+        The path.
+    """
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    names = list(rows[0][1])
+    figure = Figure(figsize=(11, lines * (0.7 + 0.22 * len(names))), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for ax, (heading, cells) in zip(axes.flat, rows, strict=False):
+        for place, (name, (value, low, high)) in enumerate(cells.items()):
+            colour = f"C{names.index(name)}"
+            ax.plot([low, high], [place, place], color=colour, linewidth=2)
+            ax.plot([value], [place], "o", color=colour, markersize=4)
+        ax.set_yticks(range(len(cells)), list(cells), fontsize=8)
+        ax.set_ylim(len(cells) - 0.4, -0.6)
+        ax.tick_params(axis="x", labelsize=7)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.set_title(heading, fontsize=9)
+    for ax in list(axes.flat)[len(rows) :]:
+        ax.set_axis_off()
+    figure.suptitle(f"{benchmark}: value and 95 % interval", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
+    return path
+
+
+def draw_series(
+    path: Path,
+    benchmark: str,
+    series: str,
+    rows: Sequence[tuple[str, Mapping[str, Interval]]],
+    places: Mapping[str, int],
+) -> Path:
+    """Draw every number over the layers of an encoder, or over the steps of a training; others are dashed lines.
+
+    Args:
+        path: PNG to write.
+        benchmark: Its name.
+        series: What the places are, for the axis.
+        rows: Heading of each number, and (value, low, high) of each encoder.
+        places: Where each encoder of the series stands.
+
+    Returns:
+        The path.
+    """
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(11, 2.1 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for ax, (heading, cells) in zip(axes.flat, rows, strict=False):
+        ordered = sorted((places[name], *cells[name]) for name in cells if name in places)
+        x, value, low, high = zip(*ordered, strict=True)
+        ax.fill_between(x, low, high, alpha=0.2)
+        ax.plot(x, value, "o-", markersize=3)
+        others = [name for name in cells if name not in places]
+        for i, name in enumerate(others):
+            ax.axhline(cells[name][0], linestyle="--", linewidth=1, color=f"C{i + 1}", label=name)
+        ax.set_title(heading, fontsize=9)
+        ax.set_xlabel(series, fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if axes.flat[0].get_legend_handles_labels()[0]:
+        axes.flat[0].legend(fontsize=7)
+    for ax in list(axes.flat)[len(rows) :]:
+        ax.set_axis_off()
+    figure.suptitle(f"{benchmark}: by {series}, with 95 % intervals", fontsize=10)
+    figure.savefig(path, dpi=90)
+    return path

@@ -8,6 +8,7 @@ is the nearest-neighbour variant. Unlike the authors' script, the probe is chose
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,20 @@ from torch import Tensor
 
 TEMPERATURE = 0.1
 PAPER_SIDE = 448  # errors are given in pixels of an image of this side, as in the paper's tables
-RECALL_WITHIN = 32.0
+PCK_WITHIN = (8, 16, 32)  # pixels at 448; the share within 32 is the paper's R
+
+
+class Table(Protocol):
+    """Features of frames by row: a tensor, or a file of them."""
+
+    @property
+    def width(self) -> int:
+        """Width of a token."""
+        ...
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Patch tokens of these rows, float32 `[..., L, D]`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.a)
+
+    def at(self, number: int) -> tuple[Tensor, Tensor]:
+        """True positions `[L, 2]` and co-visibility `[L]` of one pair."""
+        return self.target[number], self.covisible[number]
 
 
 @dataclass(frozen=True)
@@ -98,9 +116,9 @@ def predict(logits: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
         (x, y) in pixels `[..., L, 2]`, and the probability of the best cell and its neighbours `[..., L]`.
     """
     probability = logits.softmax(dim=-1)
-    near = probability * grid.neighbourhood[probability.argmax(dim=-1)]
+    near = probability * grid.neighbourhood.to(logits.device)[probability.argmax(dim=-1)]
     confidence = near.sum(dim=-1)
-    return near @ grid.centres / confidence.unsqueeze(-1), confidence
+    return near @ grid.centres.to(logits.device) / confidence.unsqueeze(-1), confidence
 
 
 def end_point_errors(prediction: Tensor, pairs: Pairs, grid: PatchGrid) -> list[np.ndarray]:
@@ -140,7 +158,7 @@ class ProbeSettings:
     seed: int
 
 
-def train_probes(features: Tensor, pairs: Pairs, grid: PatchGrid, settings: ProbeSettings) -> list[Tensor]:
+def train_probes(features: Table, pairs: Pairs, grid: PatchGrid, settings: ProbeSettings) -> list[Tensor]:
     """Train one projection for each learning rate and weight decay, all on the same pairs in the same order.
 
     Args:
@@ -153,9 +171,10 @@ def train_probes(features: Tensor, pairs: Pairs, grid: PatchGrid, settings: Prob
         Projections `[D, dim]`, learning rates outermost.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    start = torch.randn(features.shape[-1], settings.dim, generator=generator) / features.shape[-1] ** 0.5
+    start = torch.randn(features.width, settings.dim, generator=generator) / features.width**0.5
     choices = [(lr, decay) for lr in settings.learning_rates for decay in settings.weight_decays]
-    probes = [start.clone().requires_grad_() for _ in choices]
+    place = features[pairs.a[:1]].device
+    probes = [start.clone().to(place).requires_grad_() for _ in choices]
     optimiser = torch.optim.AdamW(
         [
             {"params": [probe], "lr": lr, "weight_decay": decay}
@@ -167,6 +186,7 @@ def train_probes(features: Tensor, pairs: Pairs, grid: PatchGrid, settings: Prob
     for batch in _batches(len(pairs), settings, generator):
         covisible, truth = pairs.covisible[batch], cells[batch]
         a, b = features[pairs.a[batch]], features[pairs.b[batch]]
+        covisible, truth = covisible.to(a.device), truth.to(a.device)
         losses = [F.cross_entropy(correlate(a @ probe, b @ probe)[covisible], truth[covisible]) for probe in probes]
         optimiser.zero_grad()
         torch.stack(losses).sum().backward()
@@ -181,7 +201,7 @@ def _batches(count: int, settings: ProbeSettings, generator: torch.Generator) ->
 
 
 @torch.inference_mode()
-def match(features: Tensor, pairs: Pairs, grid: PatchGrid, projection: Tensor | None) -> tuple[Tensor, Tensor]:
+def match(features: Table, pairs: Pairs, grid: PatchGrid, projection: Tensor | None) -> tuple[Tensor, Tensor]:
     """Predict the matches of all pairs.
 
     Args:
@@ -193,8 +213,14 @@ def match(features: Tensor, pairs: Pairs, grid: PatchGrid, projection: Tensor | 
     Returns:
         (x, y) in view b `[P, L, 2]`, and confidence `[P, L]`.
     """
-    tokens = features if projection is None else features @ projection
-    positions, confidences = zip(
-        *(predict(correlate(tokens[a], tokens[b]), grid) for a, b in zip(pairs.a, pairs.b, strict=True)), strict=True
-    )
+    found = [
+        _match_pair(features[torch.stack([a, b])], grid, projection) for a, b in zip(pairs.a, pairs.b, strict=True)
+    ]
+    positions, confidences = zip(*found, strict=True)
     return torch.stack(positions), torch.stack(confidences)
+
+
+def _match_pair(tokens: Tensor, grid: PatchGrid, projection: Tensor | None) -> tuple[Tensor, Tensor]:
+    tokens_a, tokens_b = tokens if projection is None else tokens @ projection
+    positions, confidence = predict(correlate(tokens_a, tokens_b), grid)
+    return positions.cpu(), confidence.cpu()

@@ -9,6 +9,7 @@ from mum_model.evaluate.metrics import rotation_error, translation_error
 
 MAX_EPIPOLAR_ERROR = 2.0  # pixels at the evaluated resolution
 NO_ESTIMATE = 180.0
+NO_BASELINE = 1e-6  # of the length of a pose's translation: below it the direction is rounding
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def pose_error(matches_a: np.ndarray, matches_b: np.ndarray, pair: PosedPair, si
 
     Returns:
         The larger of the errors of rotation and of the direction of translation, in degrees; 180 without an estimate.
+        Where the camera only turned there is no direction, and the error is that of the rotation.
     """
     if len(matches_a) < 5:
         return NO_ESTIMATE
@@ -50,7 +52,10 @@ def pose_error(matches_a: np.ndarray, matches_b: np.ndarray, pair: PosedPair, si
     )
     if not np.isfinite(estimate.t).all() or not np.linalg.norm(estimate.t):
         return NO_ESTIMATE
-    return max(rotation_error(estimate.R, pair.pose[:, :3]), translation_error(estimate.t, pair.pose[:, 3]))
+    turned = rotation_error(estimate.R, pair.pose[:, :3])
+    if np.linalg.norm(pair.pose[:, 3]) < NO_BASELINE:
+        return turned
+    return max(turned, translation_error(estimate.t, pair.pose[:, 3]))
 
 
 def _camera(intrinsics: np.ndarray, side: int) -> dict[str, object]:

@@ -1,27 +1,22 @@
-"""One self-contained HTML page over all encoders: it opens without a network."""
+"""The report over all encoders: one HTML page that opens without a network, and the same tables in Markdown."""
 
 import base64
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jinja2
-import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
-from mum_model.evaluate.columns import COLUMNS, cell
-from mum_model.evaluate.figures import draw_pair
+from mum_model.evaluate.columns import INTERVAL, cell, column_of, numbers_of
+from mum_model.evaluate.encoders import Contestant
+from mum_model.evaluate.figures import Interval, draw_intervals, draw_series
+from mum_model.evaluate.paper import PAPER
+from mum_model.evaluate.scores import RESAMPLES, Scores
+from mum_model.evaluate.task import Outcome, Picture, Task
 from mum_model.files import write_text
-
-if TYPE_CHECKING:
-    from mum_model.evaluate import Benchmark
-
-DESCRIPTIONS = {
-    "mum": "the encoder of this run",
-    "random": "the same architecture with random weights",
-    "pixels": "raw patches, no encoder",
-}
 
 
 @dataclass(frozen=True)
@@ -29,63 +24,128 @@ class Judged:
     """What was found of one encoder.
 
     Attributes:
-        tasks: Numbers of each task; each with its deviation over the seeds under `<number>_std`.
-        positions: Predicted matches of the test pairs by the first seed, `[P, L, 2]`.
-        features: Patch tokens of the first seed, `[F, L, D]`.
+        contestant: The encoder.
+        scores: By `BENCHMARK.TASK.NUMBER`.
+        outcomes: Of the first seed, by name of task.
+        seconds: What each task took, features included unless they were at hand.
     """
 
-    tasks: dict[str, dict[str, float]]
-    positions: Tensor
-    features: Tensor
+    contestant: Contestant
+    scores: Mapping[str, Scores]
+    outcomes: Mapping[str, Outcome]
+    seconds: Mapping[str, float]
 
-    @property
-    def numbers(self) -> dict[str, float]:
-        """All numbers under `<task>_<number>`."""
-        return {f"{task}_{key}": value for task, values in self.tasks.items() for key, value in values.items()}
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Each number with the ends of its interval; what has no finite value is left out."""
+        numbers: dict[str, float] = {}
+        for key, scores in self.scores.items():
+            if math.isfinite(scores.value):
+                ends = zip(INTERVAL, scores.interval, strict=True)
+                numbers |= {key: scores.value, **{key + end: value for end, value in ends}}
+        return numbers
 
 
-def write_report(folder: Path, judged: dict[str, Judged], benchmark: "Benchmark", cfg: DictConfig) -> None:
-    """Draw the figures and write `report.html`.
+@dataclass(frozen=True)
+class Row:
+    """One number of all encoders.
+
+    Attributes:
+        key: `BENCHMARK.TASK.NUMBER`.
+        heading: Its name, with an arrow to the better side.
+        cells: By encoder: the text, and `best`, `tied` (the paired interval of the difference to the best holds zero)
+            or nothing.
+    """
+
+    key: str
+    heading: str
+    cells: Mapping[str, tuple[str, str]]
+
+
+def write_report(
+    folder: Path, judged: Mapping[str, Judged], tasks: Sequence[Task], notes: Sequence[str], cfg: DictConfig
+) -> None:
+    """Draw the figures and write `report.html` and `report.md`.
 
     Args:
         folder: The evaluation folder.
-        judged: By name, the trained encoder first.
-        benchmark: What they were judged on.
+        judged: By name, the first encoder first.
+        tasks: What they were judged on.
+        notes: On leaks and on the gate, a line each.
         cfg: The composed configuration.
     """
-    figures = [_draw(folder, number, judged, benchmark) for number in _spread(benchmark, cfg.evaluate.figures)]
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("mum_model.evaluate", "."), autoescape=True)
-    page = environment.get_template("report.html").render(
-        table=_table({name: one.numbers for name, one in judged.items()}),
-        descriptions=DESCRIPTIONS,
-        figures=[base64.b64encode(path.read_bytes()).decode() for path in figures],
-        card=benchmark.views.index.card,
-        pairs={split: len(pairs) for split, pairs in benchmark.pairs.items()},
-        size=benchmark.views.size,
-        seeds=cfg.evaluate.seeds,
-        settings=OmegaConf.to_yaml(cfg.evaluate),
-    )
-    write_text(folder / "report.html", page)
+    pictures: list[Picture] = []
+    for task in tasks:
+        outcomes = {name: one.outcomes[task.name] for name, one in judged.items()}
+        pictures += task.draw(folder / "figures", outcomes, cfg.evaluate.figures)
+    tables = {task.benchmark: table_of(task.benchmark, judged) for task in tasks}
+    curves = [path for name, rows in tables.items() if rows for path in _draw_numbers(folder, name, rows, judged)]
+    content = {
+        "encoders": judged,
+        "tables": tables,
+        "curves": [(_embedded(path), path.stem) for path in curves],
+        "pictures": [(_embedded(picture.path), picture) for picture in pictures],
+        "tasks": tasks,
+        "notes": notes,
+        "paper": PAPER,
+        "seeds": cfg.evaluate.seeds,
+        "seed": cfg.seed,
+        "size": cfg.evaluate.size,
+        "resamples": RESAMPLES,
+        "settings": OmegaConf.to_yaml(cfg.evaluate, resolve=True),
+    }
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("mum_model.evaluate", "."), trim_blocks=True)
+    for name, escapes in (("report.html", True), ("report.md", False)):
+        environment.autoescape = escapes
+        write_text(folder / name, environment.get_template(f"{name}.jinja").render(**content))
 
 
-def _spread(benchmark: "Benchmark", count: int) -> list[int]:
-    """Test pairs to draw: from the easiest to the hardest for the co-visible share, evenly."""
-    order = torch.argsort(benchmark.pairs["test"].covisible.float().mean(dim=1), descending=True)
-    return order[torch.linspace(0, len(order) - 1, min(count, len(order))).long()].tolist()
+def table_of(benchmark: str, judged: Mapping[str, Judged]) -> list[Row]:
+    """All numbers of a benchmark, with the best of each marked.
+
+    Args:
+        benchmark: Its name.
+        judged: By name.
+
+    Returns:
+        A row a number.
+    """
+    keys = dict.fromkeys(key for one in judged.values() for key in numbers_of(one.metrics))
+    return [_row(key, judged) for key in keys if key.partition(".")[0] == benchmark]
 
 
-def _draw(folder: Path, number: int, judged: dict[str, Judged], benchmark: "Benchmark") -> Path:
-    pairs = benchmark.pairs["test"]
-    a, b = (benchmark.images[rows[number]].permute(1, 2, 0).numpy() for rows in (pairs.a, pairs.b))
-    path = folder / "figures" / f"pair-{number:04d}.png"
-    draw_pair(path, (a, b), pairs, number, {name: (one.positions, one.features) for name, one in judged.items()})
-    return path
+def _row(key: str, judged: Mapping[str, Judged]) -> Row:
+    column = column_of(key)
+    having = {name: one for name, one in judged.items() if key in one.metrics}
+    best = (min if column.lower_is_better else max)(having, key=lambda name: having[name].metrics[key])
+    cells = dict.fromkeys(judged, ("", ""))
+    for name, one in having.items():
+        tied = not one.scores[key].differs_from(having[best].scores[key])
+        cells[name] = (cell(one.metrics, key), "best" if name == best else "tied" if tied else "")
+    return Row(key, f"{column.heading} {'↓' if column.lower_is_better else '↑'}", cells)
 
 
-def _table(metrics: dict[str, dict[str, float]]) -> dict[str, list]:
-    """Headings, and for each encoder its cells with the best of each column marked."""
-    columns = [key for key in COLUMNS if key in metrics["mum"]]
-    best = {key: (min if key.endswith("epe") else max)(metrics, key=lambda name: metrics[name][key]) for key in columns}
-    headings = [(COLUMNS[key], "lower" if key.endswith("epe") else "higher") for key in columns]
-    rows = [(name, [(cell(metrics[name], key), best[key] == name) for key in columns]) for name in metrics]
-    return {"headings": headings, "rows": rows}
+def _draw_numbers(folder: Path, benchmark: str, rows: Sequence[Row], judged: Mapping[str, Judged]) -> Iterator[Path]:
+    """Every number with its interval, and over layers or steps where encoders form a series."""
+    numbers = [(row.heading, _intervals(row.key, judged)) for row in rows]
+    yield draw_intervals(folder / "figures" / f"{benchmark}.png", benchmark, numbers)
+    for series in ("layer", "step"):
+        places = _places(judged, series)
+        if len(places) > 1:
+            yield draw_series(folder / "figures" / f"{benchmark}-{series}.png", benchmark, series, numbers, places)
+
+
+def _places(judged: Mapping[str, Judged], series: str) -> dict[str, int]:
+    """Number of each encoder that stands in a series."""
+    places = {name: one.contestant.place for name, one in judged.items()}
+    return {name: place.number for name, place in places.items() if place is not None and place.series == series}
+
+
+def _intervals(key: str, judged: Mapping[str, Judged]) -> dict[str, Interval]:
+    metrics = {name: one.metrics for name, one in judged.items() if key in one.metrics}
+    low, high = INTERVAL
+    return {name: (numbers[key], numbers[key + low], numbers[key + high]) for name, numbers in metrics.items()}
+
+
+def _embedded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()

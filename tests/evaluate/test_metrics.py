@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from mum_model.data.geometry import Camera
+from mum_model.evaluate.features import Features
 from mum_model.evaluate.matching import (
     Pairs,
     PatchGrid,
@@ -16,7 +18,7 @@ from mum_model.evaluate.matching import (
 )
 from mum_model.evaluate.metrics import area_under_recall, rotation_error, translation_error
 from mum_model.evaluate.pose import PosedPair, pose_error
-from mum_model.evaluate.views import Square
+from mum_model.evaluate.views import ImageSet, Square, Views, true_matches
 
 GRID = PatchGrid(rows=4, columns=4, patch_size=8)
 
@@ -90,7 +92,7 @@ def test_the_probe_finds_the_half_of_the_features_that_matches():
     place = torch.randn(16, 16, generator=generator)
     signal = place.repeat(40, 1, 1)
     noise = 10 * torch.randn(40, 16, 16, generator=generator)
-    features = torch.cat([signal, noise], dim=-1)
+    features = Features(torch.cat([signal, noise], dim=-1).numpy())
     pairs = pairs_where(GRID.centres[None].repeat(20, 1, 1))
     settings = ProbeSettings(dim=16, iterations=200, batch=4, learning_rates=[1e-2, 0.0], weight_decays=[0.0], seed=0)
     trained, untrained = train_probes(features, pairs, GRID, settings)
@@ -103,7 +105,7 @@ def test_the_probe_finds_the_half_of_the_features_that_matches():
 
 
 def test_probes_repeat():
-    features = torch.randn(4, 16, 8, generator=torch.Generator().manual_seed(0))
+    features = Features(torch.randn(4, 16, 8, generator=torch.Generator().manual_seed(0)).numpy())
     pairs = pairs_where(GRID.centres[None].repeat(2, 1, 1))
     settings = ProbeSettings(dim=4, iterations=5, batch=2, learning_rates=[1e-2], weight_decays=[0.1], seed=3)
     assert torch.equal(*(train_probes(features, pairs, GRID, settings)[0] for _ in range(2)))
@@ -140,8 +142,84 @@ def test_too_few_matches_have_no_pose():
     assert pose_error(np.zeros((4, 2)), np.zeros((4, 2)), PosedPair(INTRINSICS, INTRINSICS, np.eye(3, 4)), 64) == 180
 
 
+def test_pure_rotation_is_judged_by_its_rotation():
+    pose = np.concatenate([turn(8), np.zeros((3, 1))], axis=1)
+    a, b = made_matches(pose)
+    assert pose_error(a, b, PosedPair(INTRINSICS, INTRINSICS, pose), 64) < 0.1
+    wrong = np.concatenate([turn(11), np.zeros((3, 1))], axis=1)
+    assert pose_error(a, b, PosedPair(INTRINSICS, INTRINSICS, wrong), 64) == pytest.approx(3, abs=0.1)
+
+
+def test_one_inlier_and_degenerate_matches_give_an_error_and_no_crash():
+    pose = np.concatenate([turn(8), [[0.3], [0.1], [-0.2]]], axis=1)
+    a, b = made_matches(pose)
+    pair = PosedPair(INTRINSICS, INTRINSICS, pose)
+    b[1:] = np.random.default_rng(1).uniform(0, 64, (len(b) - 1, 2))
+    for matches_a, matches_b in ((a, b), (np.ones_like(a), np.ones_like(b)), (a, np.full_like(b, 32.0))):
+        assert 0 < pose_error(matches_a, matches_b, pair, 64) <= 180
+
+
+class OneScene:
+    """Two views of a wall at 2 m, the second half a metre to the right; known, and then spoilt."""
+
+    name = "wall"
+
+    def __init__(self, spoil=lambda depth: None):
+        self.depths = [np.full((48, 80), 2.0, np.float32) for _ in range(2)]
+        spoil(self.depths[0])
+
+    def shape(self, row):
+        return 48, 80
+
+    def intrinsics(self, row):
+        return np.array([[60.0, 0, 40], [0, 60, 24], [0, 0, 1]])
+
+    def world2cam(self, row):
+        return np.eye(3, 4) if row == 0 else np.concatenate([np.eye(3), [[-0.5], [0], [0]]], axis=1)
+
+    def camera(self, row):
+        return Camera(self.intrinsics(row), self.world2cam(row), self.depths[row])
+
+    def scene(self, row):
+        return "wall"
+
+    def identity(self, row):
+        return str(row)
+
+
+def matched(frames, fit):
+    images = ImageSet(Views(frames, 32, fit), [0, 1])
+    return true_matches(images, [(0, 1)], GRID)
+
+
+@pytest.mark.parametrize(("fit", "shift"), [("crop", 15 * 32 / 48), ("stretch", 15 * 32 / 80)])
+def test_true_matches_of_a_wall_are_a_shift_in_pixels_of_the_view(fit, shift):
+    """Half a metre at 2 m and a focal length of 60 are 15 stored pixels; the square scales each axis by itself."""
+    pairs = matched(OneScene(), fit)
+    expected = GRID.centres - torch.tensor([shift, 0.0])
+    torch.testing.assert_close(pairs.target[0], expected, rtol=0, atol=1e-4)
+    assert torch.equal(pairs.covisible[0], expected[:, 0] >= 0)
+
+
+@pytest.mark.parametrize("value", [0.0, np.inf, 1e9], ids=["hole", "infinite", "at infinity"])
+def test_holes_and_points_at_infinity_are_not_covisible(value):
+    def spoil(depth):
+        depth[:, 40:] = value
+
+    pairs = matched(OneScene(spoil), "stretch")
+    right = GRID.centres[:, 0] > 16
+    assert not pairs.covisible[0][right].any()
+    assert pairs.covisible[0][~right].any()
+
+
+def test_without_a_covisible_patch_nothing_is_measured():
+    pairs = matched(OneScene(lambda depth: depth.fill(0)), "crop")
+    (errors,) = end_point_errors(GRID.centres[None], pairs, GRID)
+    assert len(errors) == 0
+
+
 def test_squares_map_pixels_there_and_back():
-    square = Square(width=100, height=80, size=40)
+    square = Square(width=100, height=80, size=40, fit="crop")
     pixels = np.array([[0.0, 0.0], [40.0, 40.0], [3.0, 7.0]])
     assert square.to_stored(pixels).tolist() == [[10, 0], [90, 80], [16, 14]]
     np.testing.assert_allclose(square.from_stored(square.to_stored(pixels)), pixels)
@@ -149,3 +227,15 @@ def test_squares_map_pixels_there_and_back():
     stored = (INTRINSICS @ point)[:2] / 2
     evaluated = (square.intrinsics(INTRINSICS) @ point)[:2] / 2
     np.testing.assert_allclose(square.to_stored(evaluated), stored)
+
+
+def test_stretched_squares_scale_each_axis():
+    square = Square(width=100, height=80, size=40, fit="stretch")
+    assert square.to_stored(np.array([40.0, 40.0])).tolist() == [100, 80]
+    point = np.array([0.2, -0.1, 2.0])
+    evaluated = (square.intrinsics(INTRINSICS) @ point)[:2] / 2
+    np.testing.assert_allclose(square.to_stored(evaluated), (INTRINSICS @ point)[:2] / 2)
+    image = np.zeros((80, 100, 3), np.uint8)
+    image[20:24, 50:55] = 255  # a cell of 2 x 2 pixels in the square
+    assert square.view(image)[10:12, 20:22].min() == 255
+    assert square.view(image).sum() == 4 * 3 * 255

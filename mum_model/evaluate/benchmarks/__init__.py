@@ -1,0 +1,84 @@
+"""Opens the benchmarks that `evaluate.benchmarks` lists, each in its own layout, and checks them before compute."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mum_model.data.scenes import SPLITS, SceneIndex
+from mum_model.errors import UserError
+from mum_model.evaluate.benchmarks.megadepth import open_megadepth
+from mum_model.evaluate.benchmarks.prepared import PreparedFrames, draw_pairs
+from mum_model.evaluate.benchmarks.scannet import open_scannet
+from mum_model.evaluate.benchmarks.single_view import open_ade20k, open_imagenet, open_nyu
+from mum_model.evaluate.depth import DepthTask
+from mum_model.evaluate.pairs import PairTask
+from mum_model.evaluate.task import Task
+from mum_model.evaluate.views import Views
+
+
+def open_tasks(cfg: DictConfig) -> list[Task]:
+    """Open every benchmark.
+
+    Args:
+        cfg: The composed configuration; reads `evaluate`, `seed` and `paths.dataset`.
+
+    Returns:
+        The tasks that the benchmarks make possible, of those that `evaluate.tasks` lists.
+
+    Raises:
+        UserError: A benchmark is missing, cut, or lists what is not there; or nothing is left to judge on.
+    """
+    tasks: list[Task] = []
+    listed = {name: benchmark for name, benchmark in cfg.evaluate.benchmarks.items() if benchmark is not None}
+    for name, benchmark in listed.items():
+        if benchmark.layout not in LAYOUTS:
+            raise UserError(
+                f"evaluate.benchmarks.{name}.layout={benchmark.layout}: expected one of {', '.join(LAYOUTS)}"
+            )
+        tasks += LAYOUTS[benchmark.layout](str(name), benchmark, cfg)
+    if not tasks:
+        raise UserError("evaluate.benchmarks: nothing to judge on; list a benchmark, or more of evaluate.tasks")
+    return tasks
+
+
+def _prepared(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[Task]:
+    folder = Path(benchmark.root or cfg.paths.dataset)
+    index, settings = SceneIndex.open(folder), cfg.evaluate
+    pairs = {
+        split: draw_pairs(index, split, settings.pairs[split], tuple(settings.overlap), cfg.seed) for split in SPLITS
+    }
+    if not pairs["test"]:
+        raise UserError(f"{folder}: no pair of test views overlaps by {list(settings.overlap)}; widen evaluate.overlap")
+    views = Views(PreparedFrames(name, index), settings.size, benchmark.fit)
+    card = index.card
+    sources = ", ".join(f"{count} {source}" for source, count in card["sources"].items())
+    about = (
+        f"{card['frames']} frames of {card['scenes']} scenes ({sources}), split by {card['split_by']}, content "
+        f"{card['content_sha256'][:12]}; {len(pairs['train'])} pairs of views to train a probe, {len(pairs['val'])} to "
+        f"choose it, {len(pairs['test'])} to test"
+    )
+    tasks: list[Task] = []
+    if "pairs" in benchmark.tasks:
+        tasks.append(PairTask(views, pairs, settings, about))
+    if "depth" in benchmark.tasks:
+        tasks.append(
+            DepthTask(views, {split: _frames_with_depth(index, pairs[split]) for split in SPLITS}, settings, about)
+        )
+    return tasks
+
+
+def _frames_with_depth(index: SceneIndex, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """The frames of these pairs: their features are at hand."""
+    return [row for row in sorted({row for pair in pairs for row in pair}) if index.camera(row) is not None]
+
+
+LAYOUTS: dict[str, Callable[[str, DictConfig, DictConfig], Sequence[Task]]] = {
+    "prepared": _prepared,
+    "megadepth": open_megadepth,
+    "scannet": open_scannet,
+    "imagenet": open_imagenet,
+    "ade20k": open_ade20k,
+    "nyu": open_nyu,
+}
+"""Layout -> what opens it."""

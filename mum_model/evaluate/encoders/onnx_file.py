@@ -1,0 +1,52 @@
+"""The ONNX file of `mum export`, which carries its own contract."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from mum_model.errors import UserError
+from mum_model.evaluate.encoders.base import Tokens
+
+
+class OnnxEncoder:
+    """An exported encoder on ONNX Runtime: what will be served is what is judged."""
+
+    parameters = 0
+    layers = 1
+
+    def __init__(self, name: str, path: Path):
+        """Open the file.
+
+        Args:
+            name: In the report.
+            path: What `mum export` wrote.
+
+        Raises:
+            UserError: The file is missing, damaged, or carries no contract.
+        """
+        self.name = name
+        self.identity = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        try:
+            self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises classes of its own that it does not export
+            raise UserError(f"{path}: ONNX Runtime cannot open it; copy it again or run `mum export`") from error
+        text = self._session.get_modelmeta().custom_metadata_map.get("contract")
+        if text is None:
+            raise UserError(
+                f"{path}: carries no contract of patch size, mean and deviation; use what `mum export` wrote"
+            )
+        contract: dict[str, Any] = json.loads(text)
+        self.patch_size = contract["patch_size"]
+        self._input = contract["input"]["name"]
+        self._mean, self._deviation = (torch.tensor(contract["input"][key]).reshape(3, 1, 1) for key in ("mean", "std"))
+
+    def tokens(self, images: Tensor, layer: int) -> Tokens:
+        """Patch tokens and class token of the last layer, the only one that the file gives."""
+        pixels = (images.cpu().float() / 255 - self._mean) / self._deviation
+        cls, patches = self._session.run(["cls", "patch_tokens"], {self._input: pixels.numpy()})
+        return Tokens(torch.from_numpy(patches).to(images.device), torch.from_numpy(cls).to(images.device))

@@ -41,6 +41,9 @@ def main() -> None:
 def _run(name: str, arguments: Sequence[str]) -> int:
     if name in COMMANDS:
         return import_module(COMMANDS[name][0]).main(arguments)
+    if name == "prepare" and "--list-sources" in arguments:
+        print(import_module("mum_model.data.sources").source_table())
+        return 0
     if name in STAGES:
         return _run_stage(name, arguments)
     if name in ("--help", "-h", "help"):
@@ -87,6 +90,7 @@ Commands: mum COMMAND IMAGE...
   mum STAGE --help            options of a stage
   mum STAGE --cfg job         the configuration it would run with
   mum STAGE -m seed=0,1,2     one run for each value
+  mum prepare --list-sources  the formats and datasets that can be read
   mum COMMAND --help          options of a command"""
 
 

@@ -33,10 +33,10 @@ def images_folder(root, count=6):
 
 
 def test_every_frame_comes_back(index):
-    from mum_model.data.sources.rendered import rendered_captures
+    from mum_model.data.sources.rendered import rendered_scenes
 
     assert len(index) == 48
-    capture = rendered_captures(scenes=8, views=6, size=64, seed=0)[3]
+    capture = rendered_scenes(scenes=8, views=6, size=64, seed=0)[3].capture()
     row = int(np.flatnonzero(index.column("scene") == capture.scene)[2])
     frame, camera = capture.load("0002"), index.camera(row)
     assert np.array_equal(camera.depth, frame.depth)  # lossless
@@ -74,7 +74,7 @@ def test_same_input_gives_the_same_dataset(tiny_dataset, tmp_path):
     again = prepared(tmp_path, "machine.workers=2")
     first = json.loads((tiny_dataset / "dataset.json").read_text())
     assert json.loads((again / "dataset.json").read_text()) == first
-    for name in ("index.parquet", "sequences.parquet", "covisibility.parquet"):
+    for name in ("index.arrow", "scenes.arrow", "sequences-train.arrow", "covisibility.arrow", "card.html"):
         assert (again / name).read_bytes() == (tiny_dataset / name).read_bytes()
 
 

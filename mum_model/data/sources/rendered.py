@@ -15,7 +15,7 @@ import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from mum_model.data.captures import Capture, Frame
+from mum_model.data.captures import Capture, Frame, Scene, Source
 from mum_model.data.geometry import invert_pose, pixel_grid, unproject
 
 TEXTURE_SIZE = 128
@@ -24,8 +24,8 @@ COLOURS = 8
 SUPERSAMPLING = 2
 
 
-def rendered_captures(scenes: int, views: int, size: int, seed: int) -> list[Capture]:
-    """Describe rendered scenes; nothing is rendered before a frame is loaded.
+def rendered_scenes(scenes: int, views: int, size: int, seed: int) -> list[Scene]:
+    """List rendered scenes; nothing is rendered before a frame is loaded.
 
     Args:
         scenes: Number of rooms.
@@ -34,18 +34,18 @@ def rendered_captures(scenes: int, views: int, size: int, seed: int) -> list[Cap
         seed: The same seed gives the same pixels.
 
     Returns:
-        One capture a room.
+        One scene a room.
     """
-    frames = tuple(f"{view:04d}" for view in range(views))
+    names = [f"room-{seed}-{scene:05d}" for scene in range(scenes)]
     return [
-        Capture(
-            scene=f"room-{seed}-{scene:05d}",
-            source="rendered",
-            frames=frames,
-            load=partial(_load, seed, scene, views, size),
-        )
-        for scene in range(scenes)
+        Scene("rendered", name, (), partial(_describe, name, seed, scene, views, size), key=f"{views} views of {size}")
+        for scene, name in enumerate(names)
     ]
+
+
+def _describe(name: str, seed: int, scene: int, views: int, size: int) -> Capture:
+    frames = tuple(f"{view:04d}" for view in range(views))
+    return Capture(scene=name, source="rendered", frames=frames, load=partial(_load, seed, scene, views, size))
 
 
 def _load(seed: int, scene: int, views: int, size: int, frame: str) -> Frame:
@@ -318,3 +318,14 @@ def _motif(rng: np.random.Generator) -> np.ndarray:
         start = rng.integers(0, TEXTURE_SIZE, 2)
         cv2.line(canvas, start.tolist(), rng.integers(0, TEXTURE_SIZE, 2).tolist(), 1.0, int(rng.integers(4, 12)))
     return canvas.astype(float)
+
+
+SOURCE = Source(
+    name="rendered",
+    layout="data.source=rendered: procedural rooms, made on the spot",
+    truth="exact poses, intrinsics and depth",
+    licence="Apache-2.0, as this program",
+    origin="mum_model.data.sources.rendered",
+    recognise=lambda path: False,
+    scenes=lambda path: [],
+)

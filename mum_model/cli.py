@@ -21,6 +21,7 @@ STAGES = {
 }
 
 COMMANDS = {
+    "data": ("mum_model.prepare.compare", "two datasets -> what changed between them: mum data diff A B"),
     "embed": ("mum_model.serve.embed", "images -> features, by an exported encoder"),
     "reconstruct": ("mum_model.pretrain.reconstruct", "images -> a picture of what a trained model reconstructs"),
 }
@@ -84,7 +85,7 @@ def _help() -> str:
 Stages, in their order: mum STAGE [key=value ...]
 {stages}
 
-Commands: mum COMMAND IMAGE...
+Commands: mum COMMAND ...
 {commands}
 
   mum STAGE --help            options of a stage

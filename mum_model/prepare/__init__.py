@@ -38,8 +38,8 @@ def prepare(cfg: DictConfig) -> Path:
         UserError: The source cannot be read, more of it is broken than `data.max_refused_share` allows, or the disk is
             full.
     """
-    scenes, refused = find(cfg.data)
     target = Path(cfg.paths.dataset)
+    scenes, refused, roots = find(cfg.data, target.with_name(f".{target.name}.sources"))
     with written_whole(target, resume=True) as folder:
         (folder / "shards").mkdir(exist_ok=True)
         written = _write(scenes, target, folder, cfg)
@@ -50,27 +50,29 @@ def prepare(cfg: DictConfig) -> Path:
         splits = split_scenes(kept, near_duplicates(*fingerprints(folder / "shards", kept)), cfg.data.splits)
         rule = _rule(cfg.data.sequence)
         counts = write_tables(folder, kept, splits, rule if cfg.data.sequence.kind else None, rule)
-        write_card(folder, cfg.data, kept, splits, counts, refused)
+        write_card(folder, cfg.data, kept, splits, counts, [_relative(refusal, roots) for refusal in refused])
     for refusal in refused:
         log.warning("left out: %s", refusal)
     log.info("%s: %d frames of %d scenes", target, counts["frames"], counts["scenes"])
     return target
 
 
-def find(data: DictConfig) -> tuple[list[Scene], list[Refusal]]:
+def find(data: DictConfig, work: Path) -> tuple[list[Scene], list[Refusal], list[Path]]:
     """The scenes that `data.source` holds, and what was refused on the way.
 
     Args:
         data: Reads `source` and `rendered`.
+        work: Folder to which archives are unpacked and URLs fetched.
 
     Returns:
-        Scenes in a fixed order, each name once within its source.
+        Scenes in a fixed order, each name once within its source; what was refused; and where they were looked for.
 
     Raises:
         UserError: A path does not exist or holds nothing that is known.
     """
     scenes: list[Scene] = []
     refused: list[Refusal] = []
+    roots: list[Path] = []
     for source in data.source if isinstance(data.source, ListConfig) else [data.source]:
         if source == "rendered":
             from mum_model.data.sources.rendered import rendered_scenes
@@ -79,10 +81,19 @@ def find(data: DictConfig) -> tuple[list[Scene], list[Refusal]]:
             continue
         from mum_model.data.sources import find_scenes
 
-        found = find_scenes(Path(source).expanduser())
+        found = find_scenes(source, work.resolve())
         scenes += found.scenes
         refused += found.refused
-    return scenes, refused + _twice(scenes)
+        roots.append(found.root.parent)
+    return scenes, refused + _twice(scenes), [*roots, *work.resolve().glob("*")]
+
+
+def _relative(refusal: Refusal, roots: Sequence[Path]) -> Refusal:
+    """The path as seen from where captures were looked for, so that the card is the same on every machine."""
+    for root in roots:
+        if Path(refusal.path).is_relative_to(root):
+            return Refusal(Path(refusal.path).relative_to(root).as_posix(), refusal.reason.replace(f"{root}/", ""))
+    return refusal
 
 
 def _twice(scenes: list[Scene]) -> list[Refusal]:

@@ -40,7 +40,7 @@ def write_card(
         scenes: What is in it.
         splits: Of its frames.
         counts: From `write_tables`.
-        refused: What was left out.
+        refused: What was left out, by paths that are the same on every machine.
     """
     card = {
         "content_sha256": _content(folder, scenes, splits),
@@ -50,7 +50,7 @@ def write_card(
         "test_only": _test_only(scenes, splits, data.splits.test_only),
         "about_sources": {name: about(name) for name in counts["sources"]},
         "stored": {"short_side": data.short_side, "jpeg_quality": data.jpeg_quality},
-        "refused": [asdict(_relative(refusal, data.source)) for refusal in refused],
+        "refused": [asdict(refusal) for refusal in refused],
     }
     write_json(folder / "dataset.json", card)
     for source in counts["sources"]:
@@ -91,17 +91,6 @@ def _test_only(scenes: Sequence[WrittenScene], splits: Splits, patterns: ListCon
 
 def _where(splits: Splits, number: int) -> list[str]:
     return sorted(set(splits.of_frames[number]))
-
-
-def _relative(refusal: Refusal, sources: Any) -> Refusal:
-    """The path as seen from the source, so that the card is the same on every machine."""
-    for source in sources if isinstance(sources, ListConfig) else [sources]:
-        root = Path(source).expanduser().resolve()
-        path = Path(refusal.path)
-        if path.is_relative_to(root):
-            relative = path.relative_to(root.parent).as_posix()
-            return Refusal(relative, refusal.reason.replace(f"{root.parent}/", ""))
-    return refusal
 
 
 def _sheet(shards: Path, scenes: Sequence[WrittenScene]) -> bytes:

@@ -63,7 +63,7 @@ def rotation(*axis_angle):
 
 def open_captures(path):
     """The captures under a path that can be read, and what is refused outside of them."""
-    found = find_scenes(path)
+    found = find_scenes(str(path), path.parent / f".work-of-{path.name}")
     captures, refused = [], list(found.refused)
     for scene in found.scenes:
         try:

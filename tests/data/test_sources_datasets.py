@@ -537,6 +537,6 @@ def test_every_source_says_what_it_is():
 
 def test_scenes_are_light_to_send(tmp_path):
     megadepth(tmp_path)
-    (scene,) = find_scenes(tmp_path).scenes
+    (scene,) = find_scenes(str(tmp_path), tmp_path / ".work").scenes
     again = pickle.loads(pickle.dumps(scene))
     assert again.capture().frames == scene.capture().frames

@@ -28,6 +28,8 @@ from mum_model.data.sources import (
     video,
     wildrgbd,
 )
+from mum_model.data.sources.archives import is_archive, unpacked
+from mum_model.data.sources.remote import fetched, is_url
 from mum_model.errors import UserError
 
 SOURCES: tuple[Source, ...] = tuple(
@@ -65,42 +67,53 @@ class Found:
         scenes: In a fixed order.
         refused: What belongs to none of them: scenes that cannot even be listed, things of no known format, images that
             lie beside folders of scenes.
+        root: What was looked at, as a local path.
     """
 
     scenes: tuple[Scene, ...]
     refused: tuple[Refusal, ...]
+    root: Path
 
 
-def find_scenes(path: Path) -> Found:
-    """Find the scenes under a path: it is a capture or dataset itself, or holds several.
+def find_scenes(source: str, work: Path) -> Found:
+    """Find the scenes of a source: it is a capture or dataset itself, or holds several.
 
     Args:
-        path: A capture, a public dataset, or a folder of any of these (one level; what is hidden is passed over).
+        source: Path or URL of a capture, a public dataset, an archive of either, or a folder of any of these (one
+            level; what is hidden is passed over).
+        work: Folder to which archives are unpacked and URLs fetched.
 
     Returns:
         The scenes, yet to be read, and what was refused.
 
     Raises:
-        UserError: There is no such path, it is empty, or nothing in it looks like a capture.
+        UserError: There is no such source, it is empty, or nothing in it looks like a capture.
     """
-    path = path.resolve()
+    path = fetched(source, work) if is_url(source) else Path(source).expanduser().resolve()
     if not path.exists():
         raise UserError(f"{path}: no such folder; expected a folder of captures")
-    found = _recognise(path)
-    if not found:
+    refused: list[Refusal] = []
+    archives = [path] if is_archive(path) else [entry for entry in _entries(path) if is_archive(entry)]
+    found = {} if is_archive(path) else _recognise(path)
+    for archive in archives:
+        try:
+            found |= _recognise(unpacked(archive, work))
+        except RefusedError as error:
+            refused.append(error.refusal)
+    if not found and not refused:
         content = "nothing that is recognised" if path.is_file() or any(path.iterdir()) else "nothing, it is empty"
         layouts = "; ".join(source.layout for source in SOURCES)
         raise UserError(f"{path} holds {content}; expected a capture, or folders of captures. Known are: {layouts}")
     scenes: list[Scene] = []
-    refused = _left_over(path, set(found))
-    for place, source in found.items():
+    refused += _left_over(path, set(found))
+    for place, kind in found.items():
         try:
-            scenes += source.scenes(place)
+            scenes += kind.scenes(place)
         except RefusedError as error:
             refused.append(error.refusal)
         except OSError as error:
             refused.append(Refusal(str(error.filename or place), f"cannot be read: {error.strerror}"))
-    return Found(tuple(scenes), tuple(refused))
+    return Found(tuple(scenes), tuple(refused), path)
 
 
 def source_table() -> str:
@@ -117,7 +130,7 @@ def _source_of(path: Path) -> Source | None:
 
 
 def _entries(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    return sorted(entry for entry in path.iterdir() if not entry.name.startswith(".")) if path.is_dir() else []
 
 
 def _recognise(path: Path) -> dict[Path, Source]:
@@ -132,7 +145,7 @@ def _recognised(paths: list[Path]) -> dict[Path, Source]:
 
 
 def _left_over(path: Path, scenes: set[Path]) -> list[Refusal]:
-    if path in scenes:
+    if path in scenes or path.is_file():
         return []
     unknown = [entry for entry in _entries(path) if entry.is_dir() and entry not in scenes]
     refused = [Refusal(str(folder), "no capture of a known layout is in it; left out") for folder in unknown]

@@ -1,11 +1,15 @@
 """Batches: which views each step sees, decoded and augmented; a pure function of (seed, step).
 
+A step is a number of *packs*, each exactly as many frames as the budget says: scenes of different lengths end to end.
+Ranks share the packs out between them, so the frames of a step do not depend on how many ranks there are.
+
 Nothing here has a state: step 1000 of an interrupted run draws the same frames, crops and flips as step 1000 of an
-unbroken one, and any worker can make any step.
+unbroken one, and any worker can make any pack.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 import cv2
 import numpy as np
@@ -50,33 +54,113 @@ class Augmentation:
         return view[:, ::-1] if rng.random() < self.flip else view
 
 
-class ViewSampler:
-    """Draws the views of each step from the sequences of a split.
+class ViewCounts:
+    """The view counts of the scenes of a pack: random, and always of exactly the same sum.
 
-    The view count S is uniform over its range, one for the whole step; `floor(frames / S)` sequences are drawn, and S
-    distinct views from each (MuM, pretraining recipe).
+    The paper draws one count S a batch, uniform over a range, so that scenes of every length get the same share of the
+    *frames*. That share is kept here, in every pack: lengths are drawn independently, with weights w(S), under the
+    condition that they fill the pack. With Z(n) = sum over S of w(S) Z(n - S), Z(0) = 1, the next length is S with
+    probability w(S) Z(n - S) / Z(n) where n frames are left, which is an exact draw from that conditional
+    distribution. The weights are those that give all lengths equal shares; without the condition they would be 1 / S.
+    """
+
+    FITTING_ROUNDS = 300
+
+    def __init__(self, frames: int, views: tuple[int, int]):
+        """Find the weights.
+
+        Args:
+            frames: Frames of a pack.
+            views: Smallest and largest view count.
+
+        Raises:
+            ValueError: No scenes of such lengths fill such a pack.
+        """
+        self.frames = frames
+        self.lengths = np.arange(views[0], views[1] + 1)
+        weights = 1.0 / self.lengths
+        for _ in range(self.FITTING_ROUNDS):
+            shares = self._shares(weights)
+            weights = np.where(shares > 0, weights / np.maximum(shares, 1e-12), 0)
+            weights /= weights.sum()
+        self._weights = weights
+        self._fillings = self._count_fillings(weights)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Expected share of the frames in scenes of each length, smallest first; a length that cannot be is 0."""
+        return self._shares(self._weights)
+
+    def draw(self, rng: np.random.Generator) -> list[int]:
+        """View counts of the scenes of one pack, the longest first.
+
+        Args:
+            rng: Decides.
+
+        Returns:
+            Counts whose sum is the pack's frames.
+        """
+        counts: list[int] = []
+        left = self.frames
+        while left:
+            odds = self._weights * self._before(self._fillings, left)
+            counts.append(int(rng.choice(self.lengths, p=odds / odds.sum())))
+            left -= counts[-1]
+        return sorted(counts, reverse=True)
+
+    def _count_fillings(self, weights: np.ndarray) -> np.ndarray:
+        """Z(0..frames)."""
+        fillings = np.zeros(self.frames + 1)
+        fillings[0] = 1
+        for n in range(1, self.frames + 1):
+            fillings[n] = weights @ self._before(fillings, n)
+        return fillings
+
+    def _before(self, fillings: np.ndarray, n: int) -> np.ndarray:
+        """Z(n - S) for each length S; 0 where S is longer than n."""
+        return np.where(self.lengths <= n, fillings[np.maximum(n - self.lengths, 0)], 0)
+
+    def _shares(self, weights: np.ndarray) -> np.ndarray:
+        fillings = self._count_fillings(weights)
+        if fillings[-1] == 0:
+            raise ValueError(f"no scenes of {self.lengths[0]} to {self.lengths[-1]} views fill {self.frames} frames")
+        around = np.convolve(fillings, fillings)[: self.frames + 1]  # sum over a of Z(a) Z(n - a)
+        return self.lengths * weights * self._before(around, self.frames) / fillings[-1] / self.frames
+
+
+class ViewSampler:
+    """Draws the views of each pack from the sequences of a split.
+
+    A source is drawn by its weight, whatever its size, then one of its sequences that are long enough, then distinct
+    views of it (MuM, pretraining recipe).
     """
 
     def __init__(
         self,
         sequences: Sequence[np.ndarray],
+        sources: Sequence[str],
         *,
         frames: int,
         views: tuple[int, int],
         single_view_share: float,
+        mix: Mapping[str, float],
         seed: int,
     ):
         """Set the draw up.
 
         Args:
             sequences: Rows of the index, one array a sequence.
-            frames: Frame budget of a step, over all ranks.
+            sources: The source of each sequence.
+            frames: Frames of a pack.
             views: Smallest and largest view count.
-            single_view_share: Share of steps whose frames are all scenes of one view, as MAE.
+            single_view_share: Share of packs in which every frame is a scene of its own, as in MAE; of sequences of one
+                frame where the dataset has such, else of any.
+            mix: Weight of a source by its name; 1 where not given.
             seed: Decides every draw.
 
         Raises:
-            UserError: No sequence is as long as the smallest view count, or a scene would not fit the budget.
+            UserError: No sequence is as long as the smallest view count, no scenes fill a pack, or the mix names a
+                source that is not there.
         """
         longest = max((len(sequence) for sequence in sequences), default=0)
         if longest < views[0]:
@@ -84,89 +168,158 @@ class ViewSampler:
                 f"pretrain.views={list(views)}: the longest training sequence has {longest} views. "
                 "Lower pretrain.views or data.sequence.min_overlap, or prepare more frames"
             )
-        if frames < views[1]:
-            raise UserError(f"pretrain.frames={frames}: the budget must hold one scene of {views[1]} views")
-        self.frames, self.single_view_share, self.seed = frames, single_view_share, seed
+        unknown = sorted(set(mix) - set(sources))
+        if unknown:
+            raise UserError(f"pretrain.mix names {unknown}: the dataset's sources are {sorted(set(sources))}")
+        self.frames, self.single_view_share, self.mix, self.seed = frames, single_view_share, dict(mix), seed
         self.views = (views[0], min(views[1], longest))
-        self.sequences = sorted(sequences, key=len, reverse=True)
-        self._lengths = np.array([len(sequence) for sequence in self.sequences])
+        try:
+            self.counts = ViewCounts(frames, self.views)
+        except ValueError as error:
+            raise UserError(f"pretrain.pack={frames}, pretrain.views={list(views)}: {error}") from error
+        self.sequences = sequences
+        self._lengths = np.array([len(sequence) for sequence in sequences])
+        self._sources = np.array(sources)
+        self._eligible = cache(self._eligible_by_source)
 
-    def draw(self, step: int) -> np.ndarray:
-        """Rows of the views of a step.
+    def draw(self, step: int, pack: int) -> list[np.ndarray]:
+        """Rows of the views of a pack.
 
         Args:
             step: Counted from 0.
+            pack: Which of the step's packs.
 
         Returns:
-            Rows of the index, int64 `[scenes, S]`.
+            Rows of the index, one int64 array a scene, the longest scene first.
         """
-        rng = np.random.default_rng([self.seed, step])
-        views = 1 if rng.random() < self.single_view_share else int(rng.integers(self.views[0], self.views[1] + 1))
-        long_enough = int((self._lengths >= views).sum())
-        chosen = rng.integers(long_enough, size=self.frames // views)
-        return np.stack([rng.choice(self.sequences[i], views, replace=False) for i in chosen])
+        rng = np.random.default_rng([self.seed, step, pack])
+        single = rng.random() < self.single_view_share
+        counts = [1] * self.frames if single else self.counts.draw(rng)
+        return [rng.choice(self._sequence(views, rng), views, replace=False) for views in counts]
+
+    def _sequence(self, views: int, rng: np.random.Generator) -> np.ndarray:
+        eligible, odds = self._eligible(views)
+        of_source = eligible[rng.choice(len(eligible), p=odds)]
+        return self.sequences[of_source[rng.integers(len(of_source))]]
+
+    def _eligible_by_source(self, views: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The sequences long enough for so many views, by source, and the odds of the sources."""
+        single_images = self._lengths == 1
+        enough = single_images if views == 1 and single_images.any() else self._lengths >= views
+        names = np.unique(self._sources[enough])
+        weights = np.array([self.mix.get(str(name), 1.0) for name in names])
+        return [np.flatnonzero(enough & (self._sources == name)) for name in names], weights / weights.sum()
 
 
-class StepBatches(Dataset[Tensor]):
-    """The views that one rank sees at each step."""
+@dataclass(frozen=True)
+class Pack:
+    """What one forward pass sees.
+
+    Attributes:
+        step: The step it belongs to.
+        number: Which of the step's packs it is.
+        images: Views of all scenes end to end, uint8 `[frames, 3, size, size]`.
+        views: Number of views of each scene.
+    """
+
+    step: int
+    number: int
+    images: Tensor
+    views: tuple[int, ...]
+
+    def pin_memory(self) -> "Pack":
+        """The same with the images where a GPU can fetch them in the background; the loader calls it."""
+        return replace(self, images=self.images.pin_memory())
+
+
+class StepPacks(Dataset[Pack]):
+    """The packs that one rank sees, one after the other: those of its share of step 0, of step 1, and so on."""
 
     def __init__(
-        self, index: SceneIndex, sampler: ViewSampler, augmentation: Augmentation, rank: int = 0, world_size: int = 1
+        self,
+        index: SceneIndex,
+        sampler: ViewSampler,
+        augmentation: Augmentation,
+        *,
+        packs: int,
+        rank: int = 0,
+        world_size: int = 1,
     ):
         """Set it up.
 
         Args:
             index: The dataset.
-            sampler: Draws the rows of all ranks.
+            sampler: Draws the rows.
             augmentation: Applied to each view.
-            rank: Which share of the scenes to give.
-            world_size: In how many shares they are dealt out; left-over scenes are not used.
+            packs: Packs of a step over all ranks.
+            rank: Which share of them to give.
+            world_size: In how many equal shares they are dealt out.
+
+        Raises:
+            UserError: They cannot be dealt out in equal shares.
         """
-        self.index, self.sampler, self.augmentation = index, sampler, augmentation
-        self.rank, self.world_size = rank, world_size
-
-    def __getitem__(self, step: int) -> Tensor:
-        """Views of a step, uint8 `[scenes, S, 3, size, size]`."""
-        rows = self.rows(step)
-        per_rank = len(rows) // self.world_size
-        mine = range(self.rank * per_rank, (self.rank + 1) * per_rank)
-        views = np.stack([self._view(int(rows[i, j]), step, i, j) for i in mine for j in range(rows.shape[1])])
-        return torch.from_numpy(views).permute(0, 3, 1, 2).unflatten(0, (per_rank, rows.shape[1]))
-
-    def rows(self, step: int) -> np.ndarray:
-        """Rows of the index of all ranks' views of a step, `[scenes, S]`; naming a batch in a message needs them."""
-        rows = self.sampler.draw(step)
-        if len(rows) < self.world_size:
+        if packs % world_size:
             raise UserError(
-                f"pretrain.frames={self.sampler.frames}: {len(rows)} scenes of {rows.shape[1]} views "
-                f"are too few for {self.world_size} ranks"
+                f"{packs} packs a step (pretrain.frames / pretrain.pack) cannot be shared by {world_size} processes: "
+                "choose pretrain.pack so that their number is a multiple of it"
             )
-        return rows
+        self.index, self.sampler, self.augmentation = index, sampler, augmentation
+        self.rank, self.per_step = rank, packs // world_size
 
-    def _view(self, row: int, step: int, scene: int, view: int) -> np.ndarray:
-        rng = np.random.default_rng([self.sampler.seed, step, scene, view])
-        return self.augmentation(self.index.image(row), rng)
+    def __getitem__(self, position: int) -> Pack:
+        """The pack at a position of this rank's sequence."""
+        step, turn = divmod(position, self.per_step)
+        return self.make(step, self.rank * self.per_step + turn)
+
+    def make(self, step: int, number: int) -> Pack:
+        """Any of a step's packs, of whichever rank."""
+        scenes = self.sampler.draw(step, number)
+        views = [
+            self._view(int(row), [self.sampler.seed, step, number, place])
+            for place, row in enumerate(np.concatenate(scenes))
+        ]
+        images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+        return Pack(step, number, images, tuple(len(rows) for rows in scenes))
+
+    def positions(self, steps: range) -> range:
+        """Positions of the packs of these steps."""
+        return range(steps.start * self.per_step, steps.stop * self.per_step)
+
+    def names(self, step: int, pack: int) -> list[str]:
+        """`scene/frame` of each view of a pack, for messages."""
+        rows = np.concatenate(self.sampler.draw(step, pack))
+        frames, scenes = self.index.column("frame")[rows], self.index.column("scene")[rows]
+        return [f"{scene}/{frame}" for scene, frame in zip(scenes, frames, strict=True)]
+
+    def _view(self, row: int, seed: list[int]) -> np.ndarray:
+        # A generator of its own: the crop of a view does not depend on what was drawn for others.
+        return self.augmentation(self.index.image(row), np.random.default_rng(seed))
 
 
-def step_loader(batches: StepBatches, steps: range, workers: int) -> DataLoader[Tensor]:
-    """Load the batches of these steps in order, ahead of their use.
+def load_packs(packs: StepPacks, steps: range, workers: int) -> Iterator[list[Pack]]:
+    """This rank's packs of these steps, in order, loaded ahead of their use.
 
     Args:
-        batches: What each step sees.
+        packs: What each step sees.
         steps: Which steps; a resumed run starts in the middle.
         workers: Processes that decode; 0 decodes in the training process.
 
-    Returns:
-        Yields uint8 `[scenes, S, 3, size, size]`.
+    Yields:
+        The packs of one step.
     """
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=list(steps),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread if workers else None,
+    loader = iter(
+        DataLoader(
+            packs,
+            batch_size=None,
+            sampler=packs.positions(steps),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_one_thread if workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
     )
+    for _ in steps:
+        yield [next(loader) for _ in range(packs.per_step)]
 
 
 def _one_thread(_: int) -> None:

@@ -118,9 +118,17 @@ def decode_depth(content: bytes) -> np.ndarray:
     return depth
 
 
-@lru_cache(maxsize=256)
-def _descriptor(path: Path) -> int:
-    return os.open(path, os.O_RDONLY)
+class _Open:
+    """A shard open for reading; closed when nobody reads it any more."""
+
+    def __init__(self, path: Path):
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+_open = lru_cache(maxsize=256)(_Open)
 
 
 def read_extent(path: Path, extent: Extent) -> bytes:
@@ -133,7 +141,8 @@ def read_extent(path: Path, extent: Extent) -> bytes:
     Returns:
         Its bytes.
     """
-    return os.pread(_descriptor(path), extent.size, extent.offset)
+    shard = _open(path)  # held while it is read: another thread may push it out of the cache meanwhile
+    return os.pread(shard.descriptor, extent.size, extent.offset)
 
 
 def read_once(path: Path, extent: Extent) -> bytes:

@@ -8,11 +8,13 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
+from mum_model.model.scenes import SceneAttention, SceneLayout
+
 ROPE_TEMPERATURE = 100.0
 
 
 class MultiViewDecoder(nn.Module):
-    """Predicts the pixels of every patch of every view from the encoded visible patches of all of them.
+    """Turns the encoded visible patches of all views of some scenes into a token for every patch of every view.
 
     A pair of blocks attends first within each view, then over the tokens of all views of the scene. Views carry no
     index, so the decoder is equivariant to their order; with one view it is MAE's decoder.
@@ -41,39 +43,54 @@ class MultiViewDecoder(nn.Module):
         super().__init__()
         norm_layer = partial(LayerNorm, eps=layer_norm_eps)
 
-        def blocks() -> nn.ModuleList:
-            block = partial(EvaBlock, dim, heads, attn_type="rope", rotate_half=True, norm_layer=norm_layer)
+        def block() -> EvaBlock:
             # The CLS token gets a row of its own in the rotation, so that no token is a prefix here.
-            return nn.ModuleList([block(num_prefix_tokens=0) for _ in range(depth // 2)])
+            return EvaBlock(dim, heads, attn_type="rope", rotate_half=True, norm_layer=norm_layer, num_prefix_tokens=0)
+
+        def global_block() -> EvaBlock:
+            made = block()
+            made.attn = SceneAttention(dim, heads, rotate_half=True, num_prefix_tokens=0)
+            return made
 
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.rope = RotaryEmbeddingDinoV3(dim // heads, temperature=ROPE_TEMPERATURE, rotate_half=True)
-        self.frame_blocks = blocks()
-        self.global_blocks = blocks()
+        self.frame_blocks = nn.ModuleList([block() for _ in range(depth // 2)])
+        self.global_blocks = nn.ModuleList([global_block() for _ in range(depth // 2)])
         self.norm = norm_layer(dim)
         self.head = nn.Linear(dim, patch_size * patch_size * 3)
 
-    def forward(self, encoded: Tensor, visible: Tensor, views: int, grid: tuple[int, int]) -> Tensor:
-        """Predict all patches of all views.
+    def forward(self, encoded: Tensor, visible: Tensor, scenes: SceneLayout, grid: tuple[int, int]) -> Tensor:
+        """Tokens of all patches of all views.
 
         Args:
             encoded: The encoder's tokens `[N, 1 + K, E]`, CLS first; the views of a scene are consecutive.
             visible: Indices of the K visible patches, `[N, K]`.
-            views: Number of views of each scene; divides N.
+            scenes: Which of the N views make a scene.
             grid: Rows and columns of the patch grid.
 
         Returns:
-            Predicted normalised pixels `[N, L, P*P*3]`.
+            `[N, L, D]`; `predict` makes pixels of them.
         """
         tokens = self._fill_in_mask_tokens(self.embed(encoded), visible, grid[0] * grid[1])
-        frame_rope, global_rope = self._rotations(grid, views)
-        n, length, dim = tokens.shape
+        frame_rope, global_rope = self._rotations(grid, len(tokens))
         for frame_block, global_block in zip(self.frame_blocks, self.global_blocks, strict=True):
             tokens = frame_block(tokens, rope=frame_rope)
-            scene = tokens.reshape(n // views, views * length, dim)
-            tokens = global_block(scene, rope=global_rope).reshape(n, length, dim)
-        return self.head(self.norm(tokens[:, 1:]))
+            # timm's block hands `attn_mask` to its attention as it is: here it says who may attend to whom.
+            together = global_block(tokens.flatten(0, 1).unsqueeze(0), rope=global_rope, attn_mask=scenes)
+            tokens = together.reshape_as(tokens)
+        return tokens[:, 1:]
+
+    def predict(self, tokens: Tensor) -> Tensor:
+        """Normalised pixels of patches.
+
+        Args:
+            tokens: Any of the tokens that `forward` gave, `[..., D]`.
+
+        Returns:
+            `[..., P*P*3]`.
+        """
+        return self.head(self.norm(tokens))
 
     def _fill_in_mask_tokens(self, tokens: Tensor, visible: Tensor, length: int) -> Tensor:
         """Put the encoded patches back to their places, and the mask token everywhere else."""
@@ -82,8 +99,8 @@ class MultiViewDecoder(nn.Module):
         full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, dim), tokens[:, 1:])
         return torch.cat([tokens[:, :1], full], dim=1)
 
-    def _rotations(self, grid: tuple[int, int], views: int) -> tuple[Tensor, Tensor]:
-        """Sine and cosine of every token: `[1 + L, 2 * head_dim]` for a view, and for a whole scene.
+    def _rotations(self, grid: tuple[int, int], frames: int) -> tuple[Tensor, Tensor]:
+        """Sine and cosine of every token: `[1 + L, 2 * head_dim]` for a view, and the same for all views in a row.
 
         In frame-wise blocks the CLS token is not rotated (sin 0, cos 1). In global blocks the authors give it sin 0
         *and* cos 0, which blanks its query and key; their weights were trained that way.
@@ -91,4 +108,4 @@ class MultiViewDecoder(nn.Module):
         patches = self.rope.get_embed(shape=list(grid))
         blank = torch.zeros_like(patches[:1])
         unrotated = torch.cat([blank.chunk(2, -1)[0], torch.ones_like(blank).chunk(2, -1)[0]], dim=-1)
-        return torch.cat([unrotated, patches]), torch.cat([blank, patches]).repeat(views, 1)
+        return torch.cat([unrotated, patches]), torch.cat([blank, patches]).repeat(frames, 1)

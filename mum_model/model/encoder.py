@@ -16,6 +16,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.eva import Eva, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from mum_model.model.masking import select
+
 ENCODER_SIZES: dict[str, dict[str, int]] = {
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
     "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
@@ -126,8 +128,8 @@ def encode_visible(encoder: Eva, patches: Tensor, visible: Tensor, grid: tuple[i
     Returns:
         Final-normed tokens `[N, 1 + K, D]`, the CLS token first.
     """
-    pixels = patches.gather(1, visible.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
-    tokens = torch.cat([encoder.cls_token.expand(len(pixels), -1, -1), embed_patches(encoder, pixels)], dim=1)
+    pixels = embed_patches(encoder, select(patches, visible))
+    tokens = torch.cat([encoder.cls_token.expand(len(pixels), -1, -1), pixels], dim=1)
     rope = encoder.rope.get_embed(shape=list(grid))[visible].unsqueeze(1)  # [N, 1, K, 2 * head_dim]
     for block in encoder.blocks:
         tokens = block(tokens, rope=rope)

@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 class PatchMask(NamedTuple):
-    """Which patches of each view are visible.
+    """Which patches of each view are visible, and which are not.
 
     Attributes:
         visible: Indices of the visible patches, int64 `[N, K]`.
-        removed: float `[N, L]`, 1 where the patch is removed.
+        masked: Indices of all others, int64 `[N, L - K]`.
     """
 
     visible: Tensor
-    removed: Tensor
+    masked: Tensor
 
 
 def uniform_mask(noise: Tensor, mask_ratio: float) -> PatchMask:
@@ -29,8 +29,21 @@ def uniform_mask(noise: Tensor, mask_ratio: float) -> PatchMask:
         The mask.
     """
     kept = int(noise.shape[1] * (1 - mask_ratio))
-    visible = noise.argsort(dim=1)[:, :kept]
-    return PatchMask(visible, torch.ones_like(noise).scatter_(1, visible, 0.0))
+    order = noise.argsort(dim=1)
+    return PatchMask(order[:, :kept], order[:, kept:])
+
+
+def select(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Some of the tokens of each view.
+
+    Args:
+        tokens: `[N, L, D]`.
+        indices: int64 `[N, K]`.
+
+    Returns:
+        `[N, K, D]`.
+    """
+    return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mum_model.errors import UserError
 from mum_model.model.decoder import MultiViewDecoder
 from mum_model.model.encoder import DEFAULT_LAYER_NORM_EPS, ENCODER_SIZES, encode_visible, initialise
-from mum_model.model.masking import normalise_patches, patchify, uniform_mask
+from mum_model.model.masking import PatchMask, normalise_patches, patchify, select, uniform_mask
+from mum_model.model.scenes import SceneLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,23 +133,65 @@ class MuM(nn.Module):
         Raises:
             ValueError: The images are not divisible by the patch size, or the mask leaves nothing to see or predict.
         """
-        batch, views, _, height, width = images.shape
+        scenes = SceneLayout.of([images.shape[1]] * images.shape[0]).to(images.device)
+        patches, mask, tokens = self._see_and_fill_in(images.flatten(0, 1), scenes, mask_ratio, noise)
+        prediction = self.decoder.predict(tokens)
+        loss = _error(select(prediction, mask.masked), select(patches, mask.masked))
+        removed = torch.zeros(patches.shape[:2], device=images.device).scatter_(1, mask.masked, 1.0)
+        return MuMOutput(loss, prediction, removed)
+
+    def masked_loss(
+        self, frames: Tensor, scenes: SceneLayout, mask_ratio: float = 0.75, noise: Tensor | None = None
+    ) -> Tensor:
+        """The loss alone, of scenes of any lengths packed into one batch: what training computes.
+
+        Every frame has as many masked patches, so this is the mean over the scenes' own losses, weighted by their
+        views. Pixels are predicted for masked patches only.
+
+        Args:
+            frames: Views of all scenes end to end, `[F, 3, H, W]`, normalised as in `forward`.
+            scenes: Which of them make a scene.
+            mask_ratio: Share of the patches of each view that is removed.
+            noise: `[F, L]`; the smallest are kept. Drawn uniformly from torch's global generator when absent.
+
+        Returns:
+            Scalar.
+
+        Raises:
+            ValueError: As `forward`.
+        """
+        patches, mask, tokens = self._see_and_fill_in(frames, scenes, mask_ratio, noise)
+        return _error(self.decoder.predict(select(tokens, mask.masked)), select(patches, mask.masked))
+
+    def _see_and_fill_in(
+        self, frames: Tensor, scenes: SceneLayout, mask_ratio: float, noise: Tensor | None
+    ) -> tuple[Tensor, PatchMask, Tensor]:
+        """The pixels of all patches `[F, L, P*P*3]`, the mask, and the decoder's tokens `[F, L, D]`."""
+        grid = self._grid(frames, mask_ratio)
+        if noise is None:
+            noise = torch.rand(len(frames), grid[0] * grid[1], device=frames.device)
+        mask = uniform_mask(noise, mask_ratio)
+        patches = patchify(frames, self.config.patch_size)
+        encoded = encode_visible(self.encoder, patches, mask.visible, grid)
+        return patches, mask, self.decoder(encoded, mask.visible, scenes, grid)
+
+    def _grid(self, frames: Tensor, mask_ratio: float) -> tuple[int, int]:
+        height, width = frames.shape[-2:]
         patch = self.config.patch_size
         if height % patch or width % patch:
             raise ValueError(f"images are {height} x {width} pixels: both must be multiples of the patch size {patch}")
-        grid = (height // patch, width // patch)
-        length = grid[0] * grid[1]
-        if not 0 < int(length * (1 - mask_ratio)) < length:
-            raise ValueError(f"mask_ratio={mask_ratio} of {length} patches must leave some visible and some masked")
-        if noise is None:
-            noise = torch.rand(batch * views, length, device=images.device)
-        visible, removed = uniform_mask(noise, mask_ratio)
-        patches = patchify(images.flatten(0, 1), patch)
-        encoded = encode_visible(self.encoder, patches, visible, grid)
-        prediction = self.decoder(encoded, visible, views, grid)
-        target, _, _ = normalise_patches(patches)
-        error = (prediction.float() - target).square().mean(dim=-1)
-        return MuMOutput((error * removed).sum() / removed.sum(), prediction, removed)
+        rows, columns = height // patch, width // patch
+        if not 0 < int(rows * columns * (1 - mask_ratio)) < rows * columns:
+            raise ValueError(
+                f"mask_ratio={mask_ratio} of {rows * columns} patches must leave some visible and some masked"
+            )
+        return rows, columns
+
+
+def _error(prediction: Tensor, patches: Tensor) -> Tensor:
+    """Mean squared error on normalised pixels, in float32."""
+    target, _, _ = normalise_patches(patches)
+    return (prediction.float() - target).square().mean()
 
 
 def create_mum(size: str = "large", **overrides: int | float) -> MuM:

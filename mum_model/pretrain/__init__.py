@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from mum_model.files import write_json, write_text
 from mum_model.model import MuM, save_encoder, save_mum
 from mum_model.pretrain.engine import join_process_group, leave_process_group
+from mum_model.pretrain.preemption import Preemption
 from mum_model.pretrain.telemetry import read_metrics, write_curves
 from mum_model.pretrain.trainer import Trainer
 
@@ -30,20 +31,22 @@ def pretrain(cfg: DictConfig) -> Path:
         `training.csv`, `pictures/`, `checkpoints/` and the resolved `config.yaml`.
 
     Raises:
-        UserError: There is no dataset, a setting cannot be, or the loss is not finite.
+        UserError: There is no dataset, a setting cannot be, or too many steps were not finite.
+        Preempted: SIGTERM came; a checkpoint is written, and the same command goes on from it.
     """
     if cfg.machine.threads is not None:
         torch.set_num_threads(cfg.machine.threads)
-    join_process_group()
-    trainer = Trainer(cfg)
-    if trainer.rank == 0:
-        write_text(trainer.run / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    trainer.train()
-    model = trainer.trained_model()
-    if trainer.rank == 0:
-        _write_results(trainer.run, model, cfg)
+    join_process_group(cfg.machine.collective_timeout)
+    run, is_first = Path(cfg.paths.run), torch.distributed.get_rank() == 0
+    with Preemption(cfg.machine.grace_seconds) as preemption:
+        trainer = Trainer(cfg, preemption)
+        if is_first:
+            write_text(run / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        model = trainer.train()
+    if is_first:
+        _write_results(run, model, cfg)
     leave_process_group()
-    return trainer.run
+    return run
 
 
 def _write_results(run: Path, model: MuM, cfg: DictConfig) -> None:

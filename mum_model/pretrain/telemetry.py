@@ -1,17 +1,23 @@
-"""What a run tells: a line of numbers every few steps, a Prometheus endpoint, a progress bar."""
+"""What a run tells: a line of numbers every few steps, a Prometheus endpoint, trackers, a progress bar."""
 
 import csv
 import json
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
 
+import numpy as np
 import psutil
 import torch
+from omegaconf import DictConfig
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from tqdm import tqdm
 
 from mum_model.files import write_text
+from mum_model.pretrain.checkpoints import Progress
+from mum_model.pretrain.reports import StepReport
+from mum_model.pretrain.schedule import learning_rate
+from mum_model.pretrain.trackers import open_trackers
 
 
 @dataclass(frozen=True)
@@ -20,13 +26,19 @@ class StepMetrics:
 
     Attributes:
         step: Steps done so far.
-        loss: Mean over those steps and all ranks.
+        loss: Mean over those steps and all ranks; skipped steps left out.
         learning_rate: Of the last step.
-        gradient_norm: Of the last step.
+        gradient_norm: Of the last step that was not skipped.
         images_per_second: Over all ranks.
         step_seconds: Mean duration of a step, waiting for data included.
-        data_wait_seconds: Mean time a step waited for its batch.
-        memory_bytes: Peak of the GPU, or resident memory of this process on a CPU.
+        data_wait_seconds: Mean time a step waited for its data, of the rank that waited longest.
+        slowest_rank: The rank that took longest from asking for its data to the end of its last backward pass.
+        slowest_rank_seconds: Its mean time.
+        memory_bytes: Peak of the fullest GPU, or resident memory of the largest process on a CPU.
+        gpu_utilisation: Of rank 0, 0 to 1; 0 on a CPU.
+        validation_loss: On held-out scenes, as last measured; null before.
+        skipped: Steps skipped so far, their loss or gradient not being finite.
+        spikes: Steps so far, since the process started, whose loss jumped.
     """
 
     step: int
@@ -36,18 +48,30 @@ class StepMetrics:
     images_per_second: float
     step_seconds: float
     data_wait_seconds: float
+    slowest_rank: int
+    slowest_rank_seconds: float
     memory_bytes: int
+    gpu_utilisation: float
+    validation_loss: float | None
+    skipped: int
+    spikes: int
 
 
 HELP = {
+    "step": "Steps done",
     "loss": "Mean squared error on normalised pixels of masked patches",
     "learning_rate": "Learning rate",
     "gradient_norm": "Norm of the gradient",
     "images_per_second": "Training images per second over all ranks",
     "step_seconds": "Duration of a step",
-    "data_wait_seconds": "Time a step waits for its batch",
-    "memory_bytes": "Peak GPU memory, or resident memory on a CPU",
-    "step": "Steps done",
+    "data_wait_seconds": "Time a step waits for its data, of the rank that waits longest",
+    "slowest_rank": "Rank that takes longest for its part of a step",
+    "slowest_rank_seconds": "Time the slowest rank takes",
+    "memory_bytes": "Peak GPU memory, or resident memory on a CPU, of the fullest rank",
+    "gpu_utilisation": "Share of the time in which the GPU of rank 0 was busy",
+    "validation_loss": "Loss on held-out scenes",
+    "skipped": "Steps skipped since their loss or gradient was not finite",
+    "spikes": "Steps whose loss jumped",
 }
 
 
@@ -56,58 +80,110 @@ def memory_bytes() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
 
 
+def gpu_utilisation() -> float:
+    """Share of the time in which this process's GPU was busy, as its driver says; 0 without one."""
+    return torch.cuda.utilization() / 100 if torch.cuda.is_available() else 0.0
+
+
 class Telemetry:
     """Records of one run; only rank 0 has one."""
 
-    def __init__(self, run: Path, *, start: int, steps: int, metrics_port: int | None):
+    def __init__(self, run: Path, cfg: DictConfig, progress: Progress):
         """Open the records, dropping lines of steps that a resumed run will take again.
 
         Args:
             run: The run folder.
-            start: Steps already done.
-            steps: Steps in all.
-            metrics_port: Port of the Prometheus endpoint, 0 for any free one; None opens none.
+            cfg: The composed configuration; reads `pretrain`, and all of it goes to the trackers.
+            progress: Where the training stands.
         """
+        self.settings = cfg.pretrain
         self.path = run / "metrics.jsonl"
-        write_text(self.path, "".join(line for line in _lines(self.path) if json.loads(line)["step"] <= start))
+        write_text(self.path, "".join(line for line in _lines(self.path) if json.loads(line)["step"] <= progress.step))
         self._file = self.path.open("a")
-        self._bar = tqdm(total=steps, initial=start, desc="pretrain", unit="step", dynamic_ncols=True)
+        steps = self.settings.steps
+        self._bar = tqdm(total=steps, initial=progress.step, desc="pretrain", unit="step", dynamic_ncols=True)
+        self._trackers = open_trackers(self.settings.trackers, run, cfg)
         self._gauges = {}
         self._server = None
-        self.port: int | None = None
-        if metrics_port is not None:
+        if self.settings.metrics_port is not None:
             registry = CollectorRegistry()
             self._gauges = {name: Gauge(f"mum_pretrain_{name}", text, registry=registry) for name, text in HELP.items()}
-            self._server, _ = start_http_server(metrics_port, registry=registry)
-            self.port = self._server.server_port
+            self._server, _ = start_http_server(self.settings.metrics_port, registry=registry)
+        self.unrecorded_losses = list(progress.unrecorded_losses)
+        self._reports: list[StepReport] = []
+        self._validation_loss: float | None = None
+        self._gradient_norm = 0.0
+        self._began = time.perf_counter()
 
-    def __enter__(self) -> "Telemetry":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the records and the endpoint."""
         self._file.close()
         self._bar.close()
+        for tracker in self._trackers:
+            tracker.close()
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
 
-    def advance(self) -> None:
-        """One step was done."""
-        self._bar.update()
-
-    def record(self, metrics: StepMetrics) -> None:
-        """Write a line, and show it.
+    def step_done(self, report: StepReport, *, skipped: int, spikes: int) -> None:
+        """Take a step's report; every few steps a record is written of them.
 
         Args:
-            metrics: The numbers.
+            report: Of the step.
+            skipped: Steps skipped so far.
+            spikes: Jumps of the loss so far.
         """
+        self._bar.update()
+        self._reports.append(report)
+        if report.is_finite:
+            self.unrecorded_losses.append(report.loss)
+            self._gradient_norm = report.gradient_norm
+        done = report.step + 1
+        if self.unrecorded_losses and (done == self.settings.steps or done % self.settings.log_every == 0):
+            self._record(self._metrics(done, skipped, spikes))
+
+    def validated(self, step: int, loss: float) -> None:
+        """Take a validation loss; it stands in the records from the next one on.
+
+        Args:
+            step: Steps done.
+            loss: On held-out scenes.
+        """
+        self._validation_loss = loss
+        self._bar.write(f"step {step}: validation loss {loss:.4f}")
+
+    def _metrics(self, done: int, skipped: int, spikes: int) -> StepMetrics:
+        losses, self.unrecorded_losses = self.unrecorded_losses, []
+        reports, self._reports = self._reports, []
+        seconds, self._began = reports[-1].ended - self._began, reports[-1].ended
+        by_rank = np.mean([report.seconds for report in reports], axis=0)
+        schedule = {"peak": self.settings.learning_rate, "steps": self.settings.steps, "warmup": self.settings.warmup}
+        return StepMetrics(
+            step=done,
+            loss=float(np.mean(losses)),
+            learning_rate=learning_rate(done - 1, **schedule),
+            gradient_norm=self._gradient_norm,
+            images_per_second=len(reports) * self.settings.frames / seconds,
+            step_seconds=seconds / len(reports),
+            data_wait_seconds=float(np.mean([report.data_wait for report in reports], axis=0).max()),
+            slowest_rank=int(by_rank.argmax()),
+            slowest_rank_seconds=float(by_rank.max()),
+            memory_bytes=int(reports[-1].memory.max()),
+            gpu_utilisation=gpu_utilisation(),
+            validation_loss=self._validation_loss,
+            skipped=skipped,
+            spikes=spikes,
+        )
+
+    def _record(self, metrics: StepMetrics) -> None:
         values = asdict(metrics)
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
+        known = {name: value for name, value in values.items() if value is not None}
         for name, gauge in self._gauges.items():
-            gauge.set(values[name])
+            gauge.set(known.get(name, float("nan")))
+        for tracker in self._trackers:
+            tracker.record(metrics.step, known)
         self._bar.set_postfix_str(f"loss {metrics.loss:.4f}, {metrics.images_per_second:.0f} images/s")
 
 
@@ -134,6 +210,6 @@ def write_curves(run: Path) -> None:
         run: The run folder.
     """
     with (run / "training.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, fieldnames=list(StepMetrics.__dataclass_fields__))
+        table = csv.DictWriter(file, fieldnames=[field.name for field in fields(StepMetrics)])
         table.writeheader()
         table.writerows(asdict(metrics) for metrics in read_metrics(run))

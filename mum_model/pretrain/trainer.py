@@ -2,176 +2,209 @@
 
 import logging
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from deepspeed import DeepSpeedEngine
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mum_model.data.batches import Augmentation, StepBatches, ViewSampler, step_loader
+from mum_model.data.batches import Augmentation, Pack, StepPacks, ViewSampler, load_packs
 from mum_model.data.scenes import SceneIndex
 from mum_model.errors import UserError
-from mum_model.model import MuM, MuMConfig
-from mum_model.model.pixels import normalise_pixels
-from mum_model.pretrain.checkpoints import Checkpoints, training_fingerprint
-from mum_model.pretrain.engine import create_engine, full_weights, gradient_norm
-from mum_model.pretrain.pictures import reconstruction, write_picture
+from mum_model.model import MuM, MuMConfig, save_encoder
+from mum_model.model.scenes import SceneLayout
+from mum_model.pretrain.checkpoints import Checkpoints, Progress, training_fingerprint
+from mum_model.pretrain.engine import create_engine, full_state, full_weights, restore_optimiser, take_step
+from mum_model.pretrain.objective import Objective, compile_blocks, recompute_blocks, resolve_precision
+from mum_model.pretrain.pictures import Painter
+from mum_model.pretrain.preemption import Preempted, Preemption
+from mum_model.pretrain.reports import HostNumbers, Reports, StepReport
 from mum_model.pretrain.schedule import learning_rate, set_learning_rate
-from mum_model.pretrain.telemetry import StepMetrics, Telemetry, memory_bytes
+from mum_model.pretrain.start import load_start
+from mum_model.pretrain.telemetry import Telemetry, memory_bytes
+from mum_model.pretrain.watch import Watch
 
 log = logging.getLogger(__name__)
 
-
-@dataclass
-class _Interval:
-    """What happened since the last record."""
-
-    losses: list[float] = field(default_factory=list)
-    images: int = 0
-    data_wait: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
+VALIDATION_STEP = 2**31  # far behind the last step: its masks and crops are never those of a training step
 
 
 class Trainer:
     """Trains one MuM; every rank has one."""
 
-    def __init__(self, cfg: DictConfig):
-        """Build model, engine and data, and resume where an interrupted run stopped.
+    def __init__(self, cfg: DictConfig, preemption: Preemption):
+        """Build model, engine and data, and take up an interrupted run where it stopped.
 
         Args:
             cfg: The composed configuration.
+            preemption: Asked after every step whether to stop.
         """
-        self.cfg, self.settings = cfg, cfg.pretrain
+        self.cfg, self.settings, self.preemption = cfg, cfg.pretrain, preemption
         self.run = Path(cfg.paths.run)
+        self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.index = SceneIndex.open(Path(cfg.paths.dataset))
-        torch.manual_seed(cfg.seed)
-        self.engine = create_engine(MuM(MuMConfig(**cfg.model)), self.settings)
-        self.rank, self.world_size = self.engine.global_rank, self.engine.world_size
-        fingerprint = training_fingerprint(cfg, self.index.card["content_sha256"], self.world_size)
-        self.checkpoints = Checkpoints(self.run / "checkpoints", fingerprint, self.settings.keep_checkpoints)
-        self.step = self.checkpoints.resume(self.engine)
-        if self.step and self.rank == 0:
-            log.info("resuming at step %d", self.step)
-        self.batches = StepBatches(self.index, self._sampler(), self._augmentation(), self.rank, self.world_size)
-        self.interval = _Interval()
+        self.packs, self.held_out = self._packs("train"), self._packs("val")
+        fingerprint = training_fingerprint(cfg, self.index.card["content_sha256"])
+        self.checkpoints = Checkpoints(
+            self.run / "checkpoints",
+            fingerprint,
+            keep=self.settings.keep_checkpoints,
+            keep_every=self.settings.keep_every,
+        )
+        self.progress = Progress(0, fingerprint, float("inf"))
+        self.engine = self._engine()
+        self.reports = Reports(self.engine.device, self.world_size)
+        limits = {"max_skipped": self.settings.max_skipped, "skipped": self.progress.skipped}
+        self.watch = Watch(self.run, self.packs, **limits)
+        self.painter = Painter(self.run / "pictures", self.held_out.make(VALIDATION_STEP, 0), self._noise)
 
-    def train(self) -> None:
-        """Take the remaining steps."""
-        if self.rank != 0:
-            self._loop(None)
-            return
-        settings = {"start": self.step, "steps": self.settings.steps, "metrics_port": self.settings.metrics_port}
-        with Telemetry(self.run, **settings) as telemetry:
-            self._loop(telemetry)
+    def train(self) -> MuM:
+        """Take the remaining steps.
 
-    def trained_model(self) -> MuM:
-        """The model with its weights in fp32, on the CPU; every rank must call it."""
-        model = MuM(self.engine.module.config)
-        model.load_state_dict(full_weights(self.engine))
-        return model.eval()
+        Returns:
+            The trained model on the CPU, on every rank.
 
-    def _loop(self, telemetry: Telemetry | None) -> None:
-        remaining = range(self.step, self.settings.steps)
-        asked = time.perf_counter()
-        for batch in step_loader(self.batches, remaining, self.cfg.machine.loader_workers):
-            self.interval.data_wait += time.perf_counter() - asked
-            self._step(batch, telemetry)
+        Raises:
+            UserError: Too many steps were not finite, or a checkpoint could not be written.
+            Preempted: The process was asked to stop, and a checkpoint is written.
+        """
+        steps = range(self.progress.step, self.settings.steps)
+        self.telemetry = Telemetry(self.run, self.cfg, self.progress) if self.rank == 0 else None
+        try:
             asked = time.perf_counter()
+            for step, packs in zip(steps, load_packs(self.packs, steps, self.cfg.machine.loader_workers), strict=True):
+                self._take_step(step, packs, asked)
+                asked = time.perf_counter()
+            self._read(self.reports.flush())
+            self.checkpoints.wait()
+        finally:
+            if self.telemetry is not None:
+                self.telemetry.close()
+        return self._model_of(full_weights(self.engine))
 
-    def _step(self, batch: Tensor, telemetry: Telemetry | None) -> None:
+    def _take_step(self, step: int, packs: list[Pack], asked: float) -> None:
+        began = time.perf_counter()
         rate = learning_rate(
-            self.step, peak=self.settings.learning_rate, steps=self.settings.steps, warmup=self.settings.warmup
+            step, peak=self.settings.learning_rate, steps=self.settings.steps, warmup=self.settings.warmup
         )
         set_learning_rate(self.engine.optimizer, rate)
-        images = normalise_pixels(batch.to(self.engine.device))
-        output = self.engine(images, mask_ratio=self.settings.mask_ratio, noise=self._noise(images))
-        loss = self._mean_over_ranks(output.loss)
-        self._stop_if_not_finite(loss)
-        self.engine.backward(output.loss)
-        norm = gradient_norm(self.engine)
-        self.engine.step()
-        self.step += 1
-        self.interval.losses.append(loss)
-        self.interval.images += images.shape[0] * images.shape[1] * self.world_size
-        self._after_step(rate, self.engine.get_global_grad_norm() if norm is None else norm, telemetry)
+        losses = []
+        for turn, pack in enumerate(packs):
+            loss = self._loss(pack)
+            self.engine.backward(loss)
+            losses.append(loss)
+            if turn < len(packs) - 1:
+                self.engine.step()  # counts the pack; the weights move with the last one
+        seconds = time.perf_counter() - asked
+        norm = take_step(self.engine)
+        host = HostNumbers(seconds, began - asked, memory_bytes(), self.preemption.requested)
+        before = self.reports.post(step, losses, norm, host)
+        self._read(before)
+        if before is not None and before.stop:
+            self._read(self.reports.flush())
+            self._save(step + 1)
+            self.checkpoints.wait()
+            raise Preempted
+        if step + 1 == self.settings.steps or (step + 1) % self.settings.checkpoint_every == 0:
+            self._read(self.reports.flush())
+            self._save(step + 1)
 
-    def _after_step(self, rate: float, norm: float, telemetry: Telemetry | None) -> None:
-        last = self.step == self.settings.steps
-        if telemetry is not None:
-            telemetry.advance()
-            if last or self.step % self.settings.log_every == 0:
-                telemetry.record(self._metrics(rate, norm))
-        if last or self.step % self.settings.pictures_every == 0:
-            self.draw()
-        if last or self.step % self.settings.checkpoint_every == 0:
-            self.checkpoints.save(self.engine, self.step)
+    def _loss(self, pack: Pack) -> Tensor:
+        device = self.engine.device
+        scenes = SceneLayout.of(pack.views, self.settings.views[1]).to(device)
+        images = pack.images.to(device, non_blocking=True)
+        return self.engine(images, scenes, self._noise(pack).to(device, non_blocking=True))
 
-    def _metrics(self, rate: float, norm: float) -> StepMetrics:
-        interval, self.interval = self.interval, _Interval()
-        seconds, steps = time.perf_counter() - interval.began, len(interval.losses)
-        return StepMetrics(
-            step=self.step,
-            loss=float(np.mean(interval.losses)),
-            learning_rate=rate,
-            gradient_norm=float(norm),
-            images_per_second=interval.images / seconds,
-            step_seconds=seconds / steps,
-            data_wait_seconds=interval.data_wait / steps,
-            memory_bytes=memory_bytes(),
-        )
+    def _noise(self, pack: Pack) -> Tensor:
+        """What decides the masks of a pack, `[frames, patches]`; the same whichever rank sees it."""
+        length = (self.settings.size // self.cfg.model.patch_size) ** 2
+        rng = np.random.default_rng([self.cfg.seed, pack.step, pack.number])
+        return torch.from_numpy(rng.random((len(pack.images), length), dtype=np.float32))
 
-    def _noise(self, images: Tensor) -> Tensor:
-        """What decides the masks of this step: this rank's share of what one process would draw for all views."""
-        patch = self.engine.module.config.patch_size
-        count, length = images.shape[0] * images.shape[1], (images.shape[-2] // patch) * (images.shape[-1] // patch)
-        rng = np.random.default_rng([self.cfg.seed, self.step])
-        noise = rng.random((self.world_size, count, length), dtype=np.float32)[self.rank]
-        return torch.from_numpy(noise).to(images.device)
-
-    def _mean_over_ranks(self, loss: Tensor) -> float:
-        mean = loss.detach().float().clone()
-        torch.distributed.all_reduce(mean)
-        return mean.item() / self.world_size
-
-    def _stop_if_not_finite(self, loss: float) -> None:
-        if np.isfinite(loss):
+    def _read(self, report: StepReport | None) -> None:
+        """What follows from the report of a step; all ranks read the same."""
+        if report is None:
             return
-        rows = self.batches.rows(self.step).ravel()
-        frames, scenes = self.index.column("frame")[rows], self.index.column("scene")[rows]
-        names = ", ".join(f"{scene}/{frame}" for scene, frame in zip(scenes, frames, strict=True))
-        raise UserError(
-            f"the loss is {loss} at step {self.step}. Lower pretrain.learning_rate or look at the batch: {names}"
-        )
+        self.watch.look(report)
+        if self.telemetry is not None:
+            self.telemetry.step_done(report, skipped=self.watch.skipped, spikes=self.watch.spikes)
+
+    def _save(self, step: int) -> None:
+        validation_loss = self._validation_loss()
+        state = full_state(self.engine)  # every rank has a part of it
+        if self.telemetry is None:
+            return
+        self.telemetry.validated(step, validation_loss)
+        unrecorded = self.telemetry.unrecorded_losses
+        progress = Progress(step, self.progress.fingerprint, validation_loss, self.watch.skipped, unrecorded)
+        self.checkpoints.save(progress, state, lambda folder: self._write_extras(step, state, folder))
 
     @torch.no_grad()
-    def draw(self) -> None:
-        """Write a picture of the reconstruction of one validation scene; every rank must call it."""
-        sequences = self.index.sequences("val") or self.index.sequences("train")
-        rows = max(sequences, key=len)[: self.settings.views[1]]
-        rng = np.random.default_rng(self.cfg.seed)
-        whole = Augmentation(self.settings.size, crop_scale=1.0, flip=0.0)
-        views = np.stack([whole(self.index.image(int(row)), rng) for row in rows])
-        images = normalise_pixels(torch.from_numpy(views).permute(0, 3, 1, 2).to(self.engine.device))[None]
-        length = (self.settings.size // self.engine.module.config.patch_size) ** 2
-        noise = torch.from_numpy(rng.random((len(rows), length), dtype=np.float32)).to(images.device)
+    def _validation_loss(self) -> float:
+        """The loss on as many packs of held-out scenes as a step has, always the same ones under the same masks."""
         self.engine.eval()
-        output = self.engine(images, mask_ratio=self.settings.mask_ratio, noise=noise)
+        numbers = range(self.rank * self.packs.per_step, (self.rank + 1) * self.packs.per_step)
+        loss = torch.stack([self._loss(self.held_out.make(VALIDATION_STEP, number)) for number in numbers]).mean()
         self.engine.train()
-        if self.rank == 0:
-            on_cpu = output._make(value.cpu() for value in output)
-            picture = reconstruction(self.engine.module, images[0].cpu(), on_cpu)
-            write_picture(self.run / "pictures" / f"step-{self.step:08d}.png", picture)
+        torch.distributed.all_reduce(loss)
+        return loss.item() / self.world_size
 
-    def _sampler(self) -> ViewSampler:
-        return ViewSampler(
-            self.index.sequences("train"),
-            frames=self.settings.frames,
-            views=tuple(self.settings.views),
-            single_view_share=self.settings.single_view_share,
+    def _engine(self) -> DeepSpeedEngine:
+        """The engine, with the weights and the optimiser of the checkpoint that is to be continued."""
+        torch.manual_seed(self.cfg.seed)
+        model = MuM(MuMConfig(**self.cfg.model))
+        found = self.checkpoints.newest()
+        if found is not None:
+            self.progress, state = found
+            model.load_state_dict(_weights_in(state))
+        elif self.settings.start_from is not None:
+            load_start(model, self.settings.start_from)
+        if self.cfg.machine.compile:
+            compile_blocks(model)
+        recompute_blocks(model, self.settings.recompute)
+        precision = resolve_precision(self.settings.precision)
+        objective = Objective(model, mask_ratio=self.settings.mask_ratio, precision=precision)
+        engine = create_engine(objective, self.settings, self.packs.per_step)
+        if found is not None:
+            restore_optimiser(engine, state)
+            if self.rank == 0:
+                log.info("resuming at step %d", self.progress.step)
+        return engine
+
+    def _write_extras(self, step: int, state: dict[str, Tensor], folder: Path) -> None:
+        model = self._model_of(_weights_in(state))
+        save_encoder(model.encoder, folder, {"input_size": [3, self.settings.size, self.settings.size]})
+        self.painter.paint(model, step, self.settings.mask_ratio)
+
+    def _model_of(self, weights: dict[str, Tensor]) -> MuM:
+        model = MuM(MuMConfig(**self.cfg.model))
+        model.load_state_dict(weights)
+        return model.eval()
+
+    def _packs(self, split: str) -> StepPacks:
+        """The packs of a split; where none of its sequences is long enough, those of the training split."""
+        settings = self.settings
+        if settings.frames % settings.pack:
+            raise UserError(f"pretrain.frames={settings.frames}: must be a multiple of pretrain.pack={settings.pack}")
+        sequences = self.index.sequences(split)
+        if max((len(rows) for rows in sequences), default=0) < settings.views[0]:
+            sequences = self.index.sequences("train")
+        sources = self.index.column("source")
+        sampler = ViewSampler(
+            sequences,
+            [str(sources[rows[0]]) for rows in sequences],
+            frames=settings.pack,
+            views=tuple(settings.views),
+            single_view_share=settings.single_view_share,
+            mix=settings.mix,
             seed=self.cfg.seed,
         )
+        augmentation = Augmentation(settings.size, settings.crop_scale, settings.flip)
+        shares = {"packs": settings.frames // settings.pack, "rank": self.rank, "world_size": self.world_size}
+        return StepPacks(self.index, sampler, augmentation, **shares)
 
-    def _augmentation(self) -> Augmentation:
-        return Augmentation(self.settings.size, self.settings.crop_scale, self.settings.flip)
+
+def _weights_in(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("weights/"): value for key, value in state.items() if key.startswith("weights/")}

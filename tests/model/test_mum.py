@@ -132,7 +132,7 @@ def test_mask_keeps_the_smallest_noise():
     noise = torch.tensor([[0.9, 0.1, 0.5, 0.3]])
     mask = uniform_mask(noise, 0.5)
     assert sorted(mask.visible[0].tolist()) == [1, 3]
-    assert mask.removed.tolist() == [[1.0, 0.0, 1.0, 0.0]]
+    assert sorted(mask.masked[0].tolist()) == [0, 2]
 
 
 def test_pixels_round_trip():

@@ -1,9 +1,7 @@
-"""Training through the command: resume after a kill, several processes, ZeRO stages, what is written."""
+"""Training through the command: what is written, several processes and ZeRO stages, what a person can get wrong."""
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,21 +19,7 @@ import mum_model
 from mum_model.pretrain.schedule import learning_rate, parameter_groups
 from mum_model.pretrain.telemetry import read_metrics
 from tests.conftest import TINY, paths, run_mum
-
-
-def losses(run):
-    return [record.loss for record in read_metrics(run)]
-
-
-def command(root, *overrides):
-    """Overrides of a run of its own on the shared dataset."""
-    return [*TINY, *paths(root), *overrides]
-
-
-@pytest.fixture
-def root(tiny_dataset, tmp_path):
-    (tmp_path / "dataset").symlink_to(tiny_dataset)
-    return tmp_path
+from tests.pretrain.runs import command, losses, torchrun, wait_for
 
 
 def test_what_a_run_leaves(tiny_run):
@@ -43,7 +27,9 @@ def test_what_a_run_leaves(tiny_run):
     records = read_metrics(tiny_run)
     assert [record.step for record in records] == [1, 2, 3, 4, 5, 6]
     assert last["loss"] == records[-1].loss
-    assert all(np.isfinite(list(vars(record).values())).all() for record in records)
+    assert [record.validation_loss for record in records[:3]] == [None] * 3
+    assert 0.1 < records[3].validation_loss < 2
+    assert all(np.isfinite(record.loss) and record.skipped == 0 for record in records)
     assert all(record.gradient_norm > 0 and record.memory_bytes > 10**7 for record in records)
     with (tiny_run / "training.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5", "6"]
@@ -60,80 +46,72 @@ def test_the_encoder_is_that_of_the_model(tiny_run):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_unbroken(tiny_run, root):
-    slow_enough = command(root, "machine.loader_workers=1")
-    child = subprocess.Popen([sys.executable, "-m", "mum_model.cli", "pretrain", *slow_enough], start_new_session=True)
-    wait_for(root / "run" / "checkpoints" / "step-00000003")
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    output = run_mum("pretrain", *command(root))
-    assert losses(root / "run") == losses(tiny_run)
-    if len(list((root / "run" / "checkpoints").glob("step-*"))) == 1:
-        assert "resuming at step" in output
-
-
-def wait_for(path, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.01)
-
-
-@pytest.mark.slow
-def test_resuming_from_the_middle_gives_the_same_losses(tiny_run, root):
-    """The same training, stopped for good after three steps, then continued."""
-    run_mum("pretrain", *command(root))
-    for late in (root / "run" / "checkpoints").glob("step-00000006"):
-        late.rename(root / "gone")
-    output = run_mum("pretrain", *command(root))
-    assert "resuming at step 3" in output
-    assert losses(root / "run") == losses(tiny_run)
-
-
-@pytest.mark.slow
-def test_another_training_in_the_same_folder_begins_anew(tiny_run, root):
-    run_mum("pretrain", *command(root, "pretrain.steps=3"))
-    output = run_mum("pretrain", *command(root, "pretrain.steps=4", "pretrain.learning_rate=1e-4"))
+def test_another_training_in_the_same_folder_begins_anew(tiny_dataset, tmp_path):
+    root = tmp_path
+    run_mum("pretrain", *command(root, tiny_dataset, "pretrain.steps=3"))
+    output = run_mum("pretrain", *command(root, tiny_dataset, "pretrain.steps=4", "pretrain.learning_rate=1e-4"))
     assert "resuming" not in output
     assert [record.step for record in read_metrics(root / "run")] == [1, 2, 3, 4]
 
 
+@pytest.fixture(scope="module")
+def accumulated(tiny_dataset, tmp_path_factory):
+    """One process, no ZeRO, two packs a step one after the other."""
+    root = tmp_path_factory.mktemp("accumulated")
+    run_mum("pretrain", *command(root, tiny_dataset, "pretrain.pack=4"))
+    return root / "run"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "stage"), [(2, 0), (2, 1), (2, 2), (2, 3), (1, 3)])
-def test_processes_and_zero_stages_train_alike(tiny_run, root, processes, stage):
-    """The same global batch on two ranks, at every ZeRO stage, gives the losses of one process without ZeRO.
+@pytest.mark.parametrize(
+    ("processes", "stage", "settings"),
+    [
+        (2, 0, []),
+        (2, 1, []),
+        (2, 2, []),
+        (2, 3, []),
+        (1, 3, []),
+        (2, 2, ["pretrain.offload_optimiser=true"]),
+        (2, 3, ["pretrain.offload_optimiser=true"]),
+    ],
+)
+def test_processes_and_zero_stages_train_alike(accumulated, tiny_dataset, tmp_path, processes, stage, settings):
+    """The packs of a step shared by two ranks, at every ZeRO stage, give the losses of one process without ZeRO.
 
     The tolerance is that of float32 sums in another order, grown over six steps.
     """
-    torchrun("pretrain", processes, command(root, "pretrain.views=[2,2]", f"pretrain.zero_stage={stage}"))
-    run_mum("pretrain", *command(root, "pretrain.views=[2,2]", f"paths.run={root / 'plain'}"))
-    assert losses(root / "run") == pytest.approx(losses(root / "plain"), rel=1e-4)
-    ours, expected = (mum_model.load_mum(root / name / "model").state_dict() for name in ("run", "plain"))
+    zero = ["pretrain.pack=4", f"pretrain.zero_stage={stage}", *settings]
+    torchrun("pretrain", processes, command(tmp_path, tiny_dataset, *zero))
+    assert losses(tmp_path / "run") == pytest.approx(losses(accumulated), rel=1e-4)
+    norms = [[record.gradient_norm for record in read_metrics(run)] for run in (tmp_path / "run", accumulated)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+    ours, expected = (mum_model.load_mum(run / "model").state_dict() for run in (tmp_path / "run", accumulated))
     for name, value in expected.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
 
 
-def torchrun(stage, processes, overrides):
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d"]
-    arguments = [*launcher, "--rdzv-endpoint=localhost:0", "-m", "mum_model.cli", stage, *overrides]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [["pretrain.recompute=1"], ["machine.loader_workers=1"]])
+def test_how_a_step_is_computed_does_not_change_it(tiny_run, tiny_dataset, tmp_path, settings):
+    run_mum("pretrain", *command(tmp_path, tiny_dataset, *settings))
+    assert losses(tmp_path / "run") == pytest.approx(losses(tiny_run), rel=1e-6)
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_with_step_and_batch(root):
-    output = run_mum("pretrain", *command(root, "pretrain.learning_rate=1e30", "pretrain.warmup=0.0"), status=2)
-    assert "the loss is nan at step" in output
-    assert "room-0-" in output
-    assert "Traceback" not in output
-    assert not (root / "run" / "encoder").exists()
+def test_bf16_trains_nearly_alike_and_keeps_float32_weights(tiny_run, tiny_dataset, tmp_path):
+    run_mum("pretrain", *command(tmp_path, tiny_dataset, "pretrain.precision=bf16"))
+    assert losses(tmp_path / "run") == pytest.approx(losses(tiny_run), rel=2e-2)
+    assert losses(tmp_path / "run") != losses(tiny_run)
+    weights = mum_model.load_mum(tmp_path / "run" / "model").decoder.head.weight
+    assert weights.dtype == torch.float32
+    assert not torch.equal(weights, weights.bfloat16().float())
 
 
 @pytest.mark.slow
-def test_metrics_are_scraped_during_training(root):
-    settings = command(root, "pretrain.steps=60", "pretrain.metrics_port=19391")
+def test_metrics_are_scraped_during_training(tiny_dataset, tmp_path):
+    settings = command(tmp_path, tiny_dataset, "pretrain.steps=60", "pretrain.metrics_port=19391")
     child = subprocess.Popen([sys.executable, "-m", "mum_model.cli", "pretrain", *settings])
-    wait_for(root / "run" / "metrics.jsonl")
+    wait_for(tmp_path / "run" / "metrics.jsonl")
     page = scrape(19391)
     child.kill()
     child.wait()
@@ -157,9 +135,20 @@ def scrape(port):
     raise AssertionError("the endpoint never showed a step")
 
 
-def test_settings_that_cannot_be_are_named(root):
-    output = run_mum("pretrain", *command(root, "pretrain.zero_stage=5"), status=2)
-    assert "pretrain.zero_stage=5: expected 0, 1, 2 or 3" in output
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("pretrain.zero_stage=5", "pretrain.zero_stage=5: expected 0, 1, 2 or 3"),
+        ("pretrain.offload_optimiser=true", "needs pretrain.zero_stage of 1, 2 or 3"),
+        ("pretrain.pack=3", "pretrain.frames=8: must be a multiple of pretrain.pack=3"),
+        ("pretrain.recompute=2", "pretrain.recompute=2: expected a share"),
+        ("pretrain.trackers=[notebook]", "expected any of tensorboard, mlflow"),
+        ("pretrain.mix={films:2}", "the dataset's sources are ['rendered']"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(tiny_dataset, tmp_path, setting, message):
+    output = run_mum("pretrain", *command(tmp_path, tiny_dataset, setting), status=2)
+    assert message in output
     assert "Traceback" not in output
 
 

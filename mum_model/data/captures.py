@@ -30,7 +30,17 @@ class Refusal:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return printable(f"{self.path}: {self.reason}")
+
+
+def printable(text: str) -> str:
+    """Text for one line of a log or page: what does not print, as escapes (line feeds, bytes that are no UTF-8)."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be stored: file systems hold any bytes, tables hold UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 class RefusedError(Exception):
@@ -171,12 +181,13 @@ class Scene:
             path = str(error.filename or (self.inputs or (self.name,))[0])
             raise UnusableSceneError(Refusal(path, f"cannot be read: {error.strerror}")) from error
         if not capture.frames:
-            nothing = Refusal(self._place, f"none of the frames of this {self.source} scene can be used")
+            nothing = Refusal(self.place, f"none of the frames of this {self.source} scene can be used")
             raise UnusableSceneError(nothing, *capture.refused)
         return capture
 
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
+        """Where it was found, for a message."""
         return str(self.inputs[0]) if self.inputs else self.name
 
 

@@ -188,8 +188,13 @@ class SceneIndex:
     def _cell(self, name: str, row: int) -> Any:
         return self.frames[name][int(row)].as_py()
 
-    def _read(self, row: int, what: str) -> bytes | None:
+    def place(self, row: int, what: str = "image") -> tuple[Path, Extent] | None:
+        """The shard of a frame, and where in it its `image` or `depth` lies; None without any."""
         offset, size = self._cell(f"{what}_offset", row), self._cell(f"{what}_size", row)
         if offset is None:
             return None
-        return read_extent(self.directory / "shards" / self._cell("shard", row), Extent(offset, size))
+        return self.directory / "shards" / self._cell("shard", row), Extent(offset, size)
+
+    def _read(self, row: int, what: str) -> bytes | None:
+        place = self.place(row, what)
+        return None if place is None else read_extent(*place)

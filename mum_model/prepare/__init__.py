@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
-from mum_model.data.captures import Refusal, Scene, SequenceRule
+from mum_model.data.captures import Refusal, Scene, SequenceRule, is_text, printable
 from mum_model.data.fingerprints import near_duplicates
 from mum_model.errors import UserError
 from mum_model.files import written_whole
@@ -85,27 +85,31 @@ def find(data: DictConfig, work: Path) -> tuple[list[Scene], list[Refusal], list
         scenes += found.scenes
         refused += found.refused
         roots.append(found.root.parent)
-    return scenes, refused + _twice(scenes), [*roots, *work.resolve().glob("*")]
+    return scenes, refused + _misnamed(scenes), [*roots, *work.resolve().glob("*")]
 
 
 def _relative(refusal: Refusal, roots: Sequence[Path]) -> Refusal:
     """The path as seen from where captures were looked for, so that the card is the same on every machine."""
-    for root in roots:
-        if Path(refusal.path).is_relative_to(root):
-            return Refusal(Path(refusal.path).relative_to(root).as_posix(), refusal.reason.replace(f"{root}/", ""))
-    return refusal
+    path, reason = Path(refusal.path), refusal.reason
+    root = next((root for root in roots if path.is_relative_to(root)), None)
+    if root is not None:
+        path, reason = path.relative_to(root), reason.replace(f"{root}/", "")
+    return Refusal(printable(path.as_posix()), printable(reason))
 
 
-def _twice(scenes: list[Scene]) -> list[Refusal]:
-    """Take out scenes whose name was seen before."""
-    seen: set[tuple[str, str]] = set()
+def _misnamed(scenes: list[Scene]) -> list[Refusal]:
+    """Take out scenes whose name was seen before, or cannot be stored."""
+    kept: dict[tuple[str, str], Scene] = {}
     refused = []
-    for scene in list(scenes):
-        if (scene.source, scene.name) in seen:
-            scenes.remove(scene)
-            place = str(scene.inputs[0]) if scene.inputs else scene.name
-            refused.append(Refusal(place, f"a second {scene.source} scene named '{scene.name}'; the first is kept"))
-        seen.add((scene.source, scene.name))
+    for scene in scenes:
+        if not is_text(scene.name):
+            refused.append(Refusal(scene.place, "the name is not UTF-8; rename the folder"))
+        elif (scene.source, scene.name) in kept:
+            problem = f"a second {scene.source} scene named '{scene.name}'; the first is kept"
+            refused.append(Refusal(scene.place, problem))
+        else:
+            kept[scene.source, scene.name] = scene
+    scenes[:] = kept.values()
     return refused
 
 

@@ -67,7 +67,7 @@ def _executor(machine: DictConfig) -> Iterator[tuple[Executor, int]]:
     from distributed import Client  # only where there is a cluster
 
     try:
-        client = Client(machine.cluster, timeout="20s")
+        client = Client(machine.cluster, timeout="5s")
     except (OSError, ValueError) as error:
         raise UserError(f"machine.cluster={machine.cluster}: no Dask scheduler answers there ({error})") from error
     with client:

@@ -62,18 +62,18 @@ class Names:
     def __init__(self, names: Sequence[str]):
         """Number the names in order of first appearance."""
         unique = list(dict.fromkeys(names))
-        self._dictionary = pa.array(unique, pa.string())
+        self.dictionary = pa.array(unique, pa.string())
         self._number = {name: number for number, name in enumerate(unique)}
 
     def column(self, names: Sequence[str]) -> pa.DictionaryArray:
         """A column of these names."""
         numbers = pa.array([self._number[name] for name in names], pa.int32())
-        return pa.DictionaryArray.from_arrays(numbers, self._dictionary)
+        return pa.DictionaryArray.from_arrays(numbers, self.dictionary)
 
     def repeated(self, name: str, count: int) -> pa.DictionaryArray:
         """A column of one name."""
         numbers = pa.array(np.full(count, self._number[name], np.int32))
-        return pa.DictionaryArray.from_arrays(numbers, self._dictionary)
+        return pa.DictionaryArray.from_arrays(numbers, self.dictionary)
 
 
 def fingerprints(shards: Path, scenes: Sequence[WrittenScene]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,16 @@ import numpy as np
 import pyarrow as pa
 from omegaconf import DictConfig
 
-from mum_model.data.captures import Capture, Frame, Refusal, RefusedError, Scene, SequenceRule, UnusableSceneError
+from mum_model.data.captures import (
+    Capture,
+    Frame,
+    Refusal,
+    RefusedError,
+    Scene,
+    SequenceRule,
+    UnusableSceneError,
+    is_text,
+)
 from mum_model.data.covisibility import Covisibility, View, covisibility
 from mum_model.data.fingerprints import fingerprint
 from mum_model.data.geometry import resize_depth, resize_intrinsics
@@ -139,6 +148,8 @@ def _write(capture: Capture, path: Path, settings: FrameSettings) -> WrittenScen
     with _shard(path) as shard:
         for name in capture.frames:
             try:
+                if not is_text(name):
+                    raise RefusedError(f"{capture.scene}/{name}", "the name is not UTF-8; rename the file")
                 frame = resize(capture.load(name), settings.short_side)
             except RefusedError as error:
                 refused.append(error.refusal)

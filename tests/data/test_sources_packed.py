@@ -1,18 +1,15 @@
 """Captures in archives, behind URLs and in films; and archives that mean harm."""
 
 import io
-import os
 import stat
 import tarfile
 import zipfile
 from pathlib import Path
 
 import av
-import boto3
 import cv2
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from mum_model.data.scenes import SceneIndex
 from mum_model.data.sources import archives
@@ -163,28 +160,6 @@ def test_bomb_stops_when_it_has_outgrown_its_archive(tmp_path, monkeypatch, name
 
 
 # S3
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """A server that speaks S3's API, and a client with which to fill it."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ACCESS_KEY_ID": "a-key-of-the-test",
-        "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="lab")
-    yield client
-    server.stop()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def upload(client, folder, prefix):

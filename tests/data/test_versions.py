@@ -1,4 +1,4 @@
-"""The dataset under DVC: pushed to and pulled from a folder and S3, without git; and an older one out of its history."""
+"""The dataset under DVC: pushed to and pulled from a folder and S3 without git, and an older one out of its history."""
 
 import json
 import os

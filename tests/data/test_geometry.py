@@ -168,3 +168,26 @@ def test_rendered_pixels_are_all_of_the_scene():
         capture = rendered_scenes(scenes=1, views=6, size=64, seed=1)[0].capture()
         for name in capture.frames:
             capture.load(name)
+
+
+def test_rendered_difficulty_spreads_the_views_and_their_light():
+    from mum_model.data.covisibility import View, covisibility
+    from mum_model.data.sources.rendered import DIFFICULTIES, rendered_scenes
+
+    overlap, light = {}, {}
+    for difficulty in DIFFICULTIES:
+        captures = [scene.capture() for scene in rendered_scenes(3, 6, 48, 0, difficulty)]
+        frames = [[capture.load(name) for name in capture.frames] for capture in captures]
+        found = [covisibility([View.of(frame) for frame in views]) for views in frames]
+        overlap[difficulty] = np.mean([pairs.overlap.sum() / 30 for pairs in found])
+        light[difficulty] = np.mean([np.std([frame.image.mean() for frame in views]) for views in frames])
+    assert overlap["easy"] > overlap["medium"] > overlap["hard"]
+    assert light["easy"] < light["medium"] < light["hard"]
+
+
+def test_rendered_difficulty_that_is_none_is_named():
+    from mum_model.data.sources.rendered import rendered_scenes
+    from mum_model.errors import UserError
+
+    with pytest.raises(UserError, match=r"data\.rendered\.difficulty=cruel: expected one of easy, medium, hard"):
+        rendered_scenes(1, 2, 32, 0, "cruel")

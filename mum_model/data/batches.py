@@ -9,6 +9,7 @@ unbroken one, and any worker can make any pack.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import cache
 
 import cv2
@@ -19,6 +20,30 @@ from torch.utils.data import DataLoader, Dataset
 
 from mum_model.data.scenes import SceneIndex
 from mum_model.errors import UserError
+
+
+class Purpose(IntEnum):
+    """What random numbers are for; each purpose has a stream of its own, none a copy of another's."""
+
+    VIEWS = 1
+    CROP = 2
+    MASK = 3
+
+
+def generator(seed: int, step: int, pack: int, purpose: Purpose, place: int = 0) -> np.random.Generator:
+    """The random numbers of one purpose in one pack.
+
+    Args:
+        seed: Of the training.
+        step: Counted from 0.
+        pack: Which of the step's packs.
+        purpose: What they are for.
+        place: Of a view in the pack, where each view has its own.
+
+    Returns:
+        A generator, the same wherever and whenever it is asked for.
+    """
+    return np.random.default_rng([seed, step, pack, purpose, place])
 
 
 @dataclass(frozen=True)
@@ -192,7 +217,7 @@ class ViewSampler:
         Returns:
             Rows of the index, one int64 array a scene, the longest scene first.
         """
-        rng = np.random.default_rng([self.seed, step, pack])
+        rng = generator(self.seed, step, pack, Purpose.VIEWS)
         single = rng.random() < self.single_view_share
         counts = [1] * self.frames if single else self.counts.draw(rng)
         return [rng.choice(self._sequence(views, rng), views, replace=False) for views in counts]
@@ -275,7 +300,10 @@ class StepPacks(Dataset[Pack]):
         """Any of a step's packs, of whichever rank."""
         scenes = self.sampler.draw(step, number)
         views = [
-            self._view(int(row), [self.sampler.seed, step, number, place])
+            # A generator of its own: the crop of a view does not depend on what was drawn for others.
+            self.augmentation(
+                self.index.image(int(row)), generator(self.sampler.seed, step, number, Purpose.CROP, place)
+            )
             for place, row in enumerate(np.concatenate(scenes))
         ]
         images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
@@ -290,10 +318,6 @@ class StepPacks(Dataset[Pack]):
         rows = np.concatenate(self.sampler.draw(step, pack))
         frames, scenes = self.index.column("frame")[rows], self.index.column("scene")[rows]
         return [f"{scene}/{frame}" for scene, frame in zip(scenes, frames, strict=True)]
-
-    def _view(self, row: int, seed: list[int]) -> np.ndarray:
-        # A generator of its own: the crop of a view does not depend on what was drawn for others.
-        return self.augmentation(self.index.image(row), np.random.default_rng(seed))
 
 
 def load_packs(packs: StepPacks, steps: range, workers: int) -> Iterator[list[Pack]]:

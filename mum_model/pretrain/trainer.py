@@ -10,7 +10,7 @@ from deepspeed import DeepSpeedEngine
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mum_model.data.batches import Augmentation, Pack, StepPacks, ViewSampler, load_packs
+from mum_model.data.batches import Augmentation, Pack, Purpose, StepPacks, ViewSampler, generator, load_packs
 from mum_model.data.scenes import SceneIndex
 from mum_model.errors import UserError
 from mum_model.model import MuM, MuMConfig, save_encoder
@@ -120,7 +120,7 @@ class Trainer:
     def _noise(self, pack: Pack) -> Tensor:
         """What decides the masks of a pack, `[frames, patches]`; the same whichever rank sees it."""
         length = (self.settings.size // self.cfg.model.patch_size) ** 2
-        rng = np.random.default_rng([self.cfg.seed, pack.step, pack.number])
+        rng = generator(self.cfg.seed, pack.step, pack.number, Purpose.MASK)
         return torch.from_numpy(rng.random((len(pack.images), length), dtype=np.float32))
 
     def _read(self, report: StepReport | None) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mum_model.data.batches import Augmentation, StepPacks, ViewCounts, ViewSampler, load_packs
+from mum_model.data.batches import Augmentation, Purpose, StepPacks, ViewCounts, ViewSampler, generator, load_packs
 from mum_model.data.scenes import SceneIndex
 from mum_model.errors import UserError
 
@@ -63,6 +63,11 @@ def test_a_pack_is_a_function_of_seed_step_and_number():
     choices = itertools.product(range(3), range(20), range(2))
     draws = {np.concatenate(sampler(seed=s).draw(t, p)).tobytes() for s, t, p in choices}
     assert len(draws) == 120
+
+
+def test_no_stream_of_random_numbers_is_a_copy_of_another():
+    choices = itertools.product(range(2), range(2), range(2), Purpose, range(2))
+    assert len({generator(*choice).random() for choice in choices}) == 2 * 2 * 2 * 3 * 2
 
 
 def test_long_scenes_need_long_sequences():

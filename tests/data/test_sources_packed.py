@@ -188,6 +188,10 @@ def test_only_what_changed_on_s3_is_fetched_and_done(tmp_path, s3):
     second = prepared(tmp_path, "data.source=s3://lab/grows")
     assert len(SceneIndex.open(second)) == count + 4
     assert {path: path.stat().st_ino for path in fetched} == fetched
+    for i in range(4):
+        s3.delete_object(Bucket="lab", Key=f"grows/a/{i}.png")
+    third = SceneIndex.open(prepared(tmp_path, "data.source=s3://lab/grows"))
+    assert set(third.column("scene")) == {"b", "c", "d", "x"}
 
 
 def test_url_that_cannot_be_read_is_named_without_secrets(tmp_path, s3):

@@ -41,16 +41,22 @@ def fetched(url: str, work: Path) -> Path:
     if not found:
         raise UserError(f"data.source={url}: nothing there; expected a capture, a dataset or an archive")
     target = work / hashlib.sha256(url.encode()).hexdigest()[:12] / root.rstrip("/").rpartition("/")[2]
+    wanted: set[Path] = set()
     for name, about in sorted(found.items()):
         inner = name.removeprefix(root.rstrip("/")).lstrip("/")
         try:
-            _fetch(storage, name, about, file_inside(target, inner) if inner else target)
+            local = file_inside(target, inner) if inner else target
+            _fetch(storage, name, about, local)
+            wanted.add(local)
         except ValueError as error:
             raise UserError(f"data.source={url}: {error}") from error
         except Exception as error:
             raise UserError(
                 f"data.source={url}: '{name}' cannot be fetched ({type(error).__name__}: {_one_line(error)})"
             ) from error
+    for path in target.rglob("*"):
+        if path.is_file() and path not in wanted:  # gone there, so gone here
+            path.unlink()
     return target
 
 

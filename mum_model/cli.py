@@ -66,7 +66,9 @@ def _run_stage(name: str, arguments: Sequence[str]) -> int:
         except UserError as error:
             failure.append(error)
 
-    sys.argv = [f"mum {name}", *arguments, *HYDRA_SETTINGS]
+    # Beside the first override: Hydra's parser wants all overrides in one row, before or behind its flags.
+    first = next((i for i, argument in enumerate(arguments) if "=" in argument), len(arguments))
+    sys.argv = [f"mum {name}", *arguments[:first], *HYDRA_SETTINGS, *arguments[first:]]
     hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=CONFIG_NAME)(stage)()
     return _say(failure[0]) if failure else 0
 

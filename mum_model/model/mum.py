@@ -136,12 +136,19 @@ class MuM(nn.Module):
         scenes = SceneLayout.of([images.shape[1]] * images.shape[0]).to(images.device)
         patches, mask, tokens = self._see_and_fill_in(images.flatten(0, 1), scenes, mask_ratio, noise)
         prediction = self.decoder.predict(tokens)
-        loss = _error(select(prediction, mask.masked), select(patches, mask.masked))
+        target, _, _ = normalise_patches(select(patches, mask.masked))
+        loss = _error(select(prediction, mask.masked), target)
         removed = torch.zeros(patches.shape[:2], device=images.device).scatter_(1, mask.masked, 1.0)
         return MuMOutput(loss, prediction, removed)
 
     def masked_loss(
-        self, frames: Tensor, scenes: SceneLayout, mask_ratio: float = 0.75, noise: Tensor | None = None
+        self,
+        frames: Tensor,
+        scenes: SceneLayout,
+        mask_ratio: float = 0.75,
+        noise: Tensor | None = None,
+        *,
+        normalise_target: bool = True,
     ) -> Tensor:
         """The loss alone, of scenes of any lengths packed into one batch: what training computes.
 
@@ -153,6 +160,8 @@ class MuM(nn.Module):
             scenes: Which of them make a scene.
             mask_ratio: Share of the patches of each view that is removed.
             noise: `[F, L]`; the smallest are kept. Drawn uniformly from torch's global generator when absent.
+            normalise_target: Whether each patch is to be predicted with zero mean and unit variance, as in the paper,
+                or as it is, an ablation of it.
 
         Returns:
             Scalar.
@@ -161,7 +170,10 @@ class MuM(nn.Module):
             ValueError: As `forward`.
         """
         patches, mask, tokens = self._see_and_fill_in(frames, scenes, mask_ratio, noise)
-        return _error(self.decoder.predict(select(tokens, mask.masked)), select(patches, mask.masked))
+        target = select(patches, mask.masked)
+        if normalise_target:
+            target, _, _ = normalise_patches(target)
+        return _error(self.decoder.predict(select(tokens, mask.masked)), target)
 
     def _see_and_fill_in(
         self, frames: Tensor, scenes: SceneLayout, mask_ratio: float, noise: Tensor | None
@@ -188,9 +200,8 @@ class MuM(nn.Module):
         return rows, columns
 
 
-def _error(prediction: Tensor, patches: Tensor) -> Tensor:
-    """Mean squared error on normalised pixels, in float32."""
-    target, _, _ = normalise_patches(patches)
+def _error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error, in float32."""
     return (prediction.float() - target).square().mean()
 
 

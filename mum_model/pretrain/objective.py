@@ -22,16 +22,18 @@ class Objective(nn.Module):
     no rounding of small updates.
     """
 
-    def __init__(self, model: MuM, *, mask_ratio: float, precision: str):
+    def __init__(self, model: MuM, *, mask_ratio: float, precision: str, normalise_target: bool = True):
         """Wrap a model.
 
         Args:
             model: To be trained.
             mask_ratio: Share of the patches of each view that is removed.
             precision: `fp32` or `bf16`.
+            normalise_target: Predict normalised pixels, as the paper does.
         """
         super().__init__()
         self.model, self.mask_ratio, self.bf16 = model, mask_ratio, precision == "bf16"
+        self.normalise_target = normalise_target
 
     def forward(self, images: Tensor, scenes: SceneLayout, noise: Tensor) -> Tensor:
         """The loss of one pack.
@@ -46,7 +48,10 @@ class Objective(nn.Module):
         """
         kind = images.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.bf16), self._attention(kind):
-            return self.model.masked_loss(normalise_pixels(images), scenes, self.mask_ratio, noise)
+            frames = normalise_pixels(images)
+            return self.model.masked_loss(
+                frames, scenes, self.mask_ratio, noise, normalise_target=self.normalise_target
+            )
 
     def _attention(self, device: str) -> AbstractContextManager:
         """On a GPU an attention that cannot run fused is an error, not a slow surprise."""

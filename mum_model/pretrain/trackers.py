@@ -1,5 +1,6 @@
 """Where else the numbers of a run go: TensorBoard and MLflow, each through its own library, if asked for."""
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -40,19 +41,17 @@ class TensorBoard:
 
 
 class Mlflow:
-    """Writes to the MLflow server of `MLFLOW_TRACKING_URI`, or into the run's `mlflow.db` where that is not set."""
+    """Writes to the MLflow server that the environment variable `MLFLOW_TRACKING_URI` names, experiment `mum`."""
 
     def __init__(self, run: Path, cfg: DictConfig):
-        import os
-
         import mlflow
 
-        self._mlflow = mlflow
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            mlflow.set_tracking_uri(f"sqlite:///{run.resolve() / 'mlflow.db'}")
+            raise UserError("pretrain.trackers=[mlflow]: set MLFLOW_TRACKING_URI to the address of the MLflow server")
+        self._mlflow = mlflow
         mlflow.set_experiment("mum")
         mlflow.start_run(run_name=run.name)
-        mlflow.log_dict(OmegaConf.to_container(cfg, resolve=True), "config.yaml")
+        mlflow.log_text(OmegaConf.to_yaml(cfg, resolve=True), "config.yaml")
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Take the numbers of a step."""
@@ -86,5 +85,5 @@ def open_trackers(names: Sequence[str], run: Path, cfg: DictConfig) -> list[Trac
         try:
             import_module(name)
         except ImportError as error:
-            raise UserError(f"pretrain.trackers={list(names)}: install it with `pip install {name}`") from error
+            raise UserError(f"pretrain.trackers={list(names)}: install the extra `trackers` for {name}") from error
     return [TRACKERS[name](run, cfg) for name in names]

@@ -165,7 +165,12 @@ class Trainer:
             compile_blocks(model)
         recompute_blocks(model, self.settings.recompute)
         precision = resolve_precision(self.settings.precision)
-        objective = Objective(model, mask_ratio=self.settings.mask_ratio, precision=precision)
+        objective = Objective(
+            model,
+            mask_ratio=self.settings.mask_ratio,
+            precision=precision,
+            normalise_target=self.settings.normalise_target,
+        )
         engine = create_engine(objective, self.settings, self.packs.per_step)
         if found is not None:
             restore_optimiser(engine, state)

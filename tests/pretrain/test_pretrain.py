@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from mum_model.pretrain.schedule import learning_rate, parameter_groups
 from mum_model.pretrain.telemetry import read_metrics
 from tests.conftest import TINY, paths, run_mum
 from tests.pretrain.runs import command, losses, torchrun, wait_for
+
+DASHBOARD = Path(__file__).parents[2] / "k8s" / "dashboards" / "pretrain.json"
 
 
 def test_what_a_run_leaves(tiny_run):
@@ -118,8 +121,11 @@ def test_metrics_are_scraped_during_training(tiny_dataset, tmp_path):
     samples = {family.name: family.samples[0].value for family in text_string_to_metric_families(page)}
     assert 0.1 < samples["mum_pretrain_loss"] < 2
     assert samples["mum_pretrain_step"] >= 1
+    assert samples["mum_pretrain_slowest_rank"] == samples["mum_pretrain_skipped"] == 0
     names = ("learning_rate", "gradient_norm", "images_per_second", "step_seconds", "data_wait_seconds", "memory_bytes")
     assert all(samples[f"mum_pretrain_{name}"] > 0 for name in names)
+    asked = set(re.findall(r"mum_pretrain_[a-z_]+", DASHBOARD.read_text()))
+    assert asked == set(samples), "the dashboard shows every number of the endpoint, and no other"
 
 
 def scrape(port):

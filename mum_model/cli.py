@@ -21,6 +21,7 @@ STAGES = {
 }
 
 COMMANDS = {
+    "data": ("mum_model.prepare.compare", "two datasets -> what changed between them: mum data diff A B"),
     "embed": ("mum_model.serve.embed", "images -> features, by an exported encoder"),
     "reconstruct": ("mum_model.pretrain.reconstruct", "images -> a picture of what a trained model reconstructs"),
 }
@@ -41,6 +42,9 @@ def main() -> None:
 def _run(name: str, arguments: Sequence[str]) -> int:
     if name in COMMANDS:
         return import_module(COMMANDS[name][0]).main(arguments)
+    if name == "prepare" and "--list-sources" in arguments:
+        print(import_module("mum_model.data.sources").source_table())
+        return 0
     if name in STAGES:
         return _run_stage(name, arguments)
     if name in ("--help", "-h", "help"):
@@ -83,12 +87,13 @@ def _help() -> str:
 Stages, in their order: mum STAGE [key=value ...]
 {stages}
 
-Commands: mum COMMAND IMAGE...
+Commands: mum COMMAND ...
 {commands}
 
   mum STAGE --help            options of a stage
   mum STAGE --cfg job         the configuration it would run with
   mum STAGE -m seed=0,1,2     one run for each value
+  mum prepare --list-sources  the formats and datasets that can be read
   mum COMMAND --help          options of a command"""
 
 

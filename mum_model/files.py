@@ -9,23 +9,26 @@ from typing import Any
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def written_whole(target: Path, *, resume: bool = False) -> Iterator[Path]:
     """Fill a folder under a temporary name; it takes its real name only when everything in it was written.
 
     Args:
         target: The folder to write; one that is there already is replaced at the end.
+        resume: Keep what an interrupted writing left, for the next one to go on with.
 
     Yields:
-        An empty folder beside the target to write into.
+        A folder beside the target to write into, empty unless there is something to go on with.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    if not resume:
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(exist_ok=resume)
     try:
         yield partial
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not resume:
+            shutil.rmtree(partial, ignore_errors=True)
         raise
     if target.exists():
         shutil.rmtree(target)

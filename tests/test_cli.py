@@ -22,7 +22,16 @@ def test_every_stage_shows_its_configuration(stage):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command):
-    assert "IMAGE" in run_mum(command, "--help")
+    assert f"usage: mum {command}" in run_mum(command, "--help")
+
+
+def test_prepare_lists_its_sources():
+    from mum_model.data.sources import SOURCES
+
+    output = run_mum("prepare", "--list-sources")
+    for source in SOURCES:
+        for text in (source.name, source.layout, source.truth, source.licence, source.origin):
+            assert text in output
 
 
 def test_an_unknown_stage_is_named():

@@ -2,14 +2,19 @@
 
 A dataset folder holds
 
-* `index.parquet`, a row a frame, the frames of a scene consecutive and in capture order;
-* `covisibility.parquet`, ordered pairs of rows with the share of the first view that the second sees;
-* `sequences.parquet`, a row an anchor: the rows of the anchor and of the views that overlap it most, best first;
+* `index.arrow`, a row a frame, the frames of a scene consecutive and in capture order;
+* `covisibility.arrow`, ordered pairs of rows with the share of the first view that the second sees;
+* `sequences-train.arrow` and so on, a row a sequence: rows of frames to be shown together;
+* `scenes.arrow`, a row a scene: its shard and what came of it;
 * `shards/`, a tar a scene with the pixels and depth;
-* `dataset.json`, the card.
+* `dataset.json`, the card, and `card.html`, the same for people.
+
+The tables are Arrow IPC files, mapped into memory: opening reads their footer alone, and all processes of a machine
+share the pages that any of them touched.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from mum_model.data.geometry import Camera
 from mum_model.data.shards import Extent, decode_depth, decode_image, read_extent
@@ -25,29 +30,66 @@ from mum_model.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
-FRAME_SCHEMA = pa.schema(
+NAME = pa.dictionary(pa.int32(), pa.string())
+"""Names that repeat: stored once, and by number in each row."""
+
+FRAME_FIELDS = [
+    ("frame", pa.string()),
+    ("image_offset", pa.int64()),
+    ("image_size", pa.int32()),
+    ("depth_offset", pa.int64()),  # null without depth
+    ("depth_size", pa.int32()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("intrinsics", pa.list_(pa.float64(), 9)),  # row-major; null where unknown
+    ("world2cam", pa.list_(pa.float64(), 12)),
+    ("fingerprint", pa.uint64()),  # perceptual, see mum_model.data.fingerprints
+]
+
+FRAME_SCHEMA = pa.schema([("source", NAME), ("scene", NAME), ("split", NAME), ("shard", NAME), *FRAME_FIELDS])
+
+COVISIBILITY_SCHEMA = pa.schema(
+    [("a", pa.int32()), ("b", pa.int32()), ("overlap", pa.float32()), ("angle", pa.float32()), ("measure", NAME)]
+)
+
+SEQUENCE_SCHEMA = pa.schema([("frames", pa.list_(pa.int32()))])
+
+SCENE_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
         ("scene", pa.string()),
-        ("frame", pa.string()),
-        ("split", pa.string()),
         ("shard", pa.string()),
-        ("image_offset", pa.int64()),
-        ("image_size", pa.int32()),
-        ("depth_offset", pa.int64()),  # null without depth
-        ("depth_size", pa.int32()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("intrinsics", pa.list_(pa.float64(), 9)),  # row-major; null where unknown
-        ("world2cam", pa.list_(pa.float64(), 12)),
+        ("frames", pa.int32()),
+        ("splits", pa.list_(pa.string())),
+        ("sha256", pa.string()),  # of the shard
     ]
 )
 
-COVISIBILITY_SCHEMA = pa.schema(
-    [("a", pa.int32()), ("b", pa.int32()), ("overlap", pa.float32()), ("measure", pa.string())]
-)
 
-SEQUENCE_SCHEMA = pa.schema([("split", pa.string()), ("frames", pa.list_(pa.int32()))])
+def read_table(path: Path) -> pa.Table:
+    """An Arrow IPC file as a table, mapped into memory; nothing of it is read before it is used."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+class Sequences(Sequence[np.ndarray]):
+    """The sequences of a split: rows of the index, mapped into memory."""
+
+    def __init__(self, table: pa.Table):
+        """Wrap a table of `SEQUENCE_SCHEMA`."""
+        self._frames = table["frames"]
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, position: Any) -> Any:
+        """Rows of one sequence, int64."""
+        return self._frames[int(position)].values.to_numpy().astype(np.int64)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """How many frames each has, int32 `[sequences]`."""
+        chunks = [pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in self._frames.chunks]
+        return np.concatenate([np.empty(0, np.int32), *chunks]).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -77,18 +119,23 @@ class SceneIndex:
         Raises:
             UserError: It is no such folder.
         """
-        for name in ("index.parquet", "dataset.json"):
+        for name in ("index.arrow", "dataset.json"):
             if not (directory / name).is_file():
                 raise UserError(f"{directory}: not a prepared dataset, it has no {name}; write one with `mum prepare`")
-        card = json.loads((directory / "dataset.json").read_text())
-        return cls(directory, pq.read_table(directory / "index.parquet", memory_map=True), card)
+        return cls(
+            directory, read_table(directory / "index.arrow"), json.loads((directory / "dataset.json").read_text())
+        )
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        """Another process maps the same files instead of being sent them."""
+        return SceneIndex.open, (self.directory,)
 
     def __len__(self) -> int:
         return self.frames.num_rows
 
     def rows(self, split: str) -> np.ndarray:
         """Rows of a split's frames, int64."""
-        return np.flatnonzero(self.column("split") == split)
+        return np.flatnonzero(self._in_split(split))
 
     def column(self, name: str) -> np.ndarray:
         """One column of the index as a numpy array of strings or numbers."""
@@ -96,51 +143,58 @@ class SceneIndex:
 
     def image(self, row: int) -> np.ndarray:
         """The pixels of a frame, RGB uint8 `[H, W, 3]`."""
-        return decode_image(self._read(row, self._image_extents))
+        content = self._read(row, "image")
+        assert content is not None  # every frame has one
+        return decode_image(content)
 
     def camera(self, row: int) -> Camera | None:
         """Intrinsics, pose and depth of a frame; None where any of them is unknown."""
         intrinsics, world2cam = self.intrinsics(row), self.world2cam(row)
-        if intrinsics is None or world2cam is None or self._depth_extents[row, 1] == 0:
+        if intrinsics is None or world2cam is None:
             return None
-        return Camera(intrinsics, world2cam, decode_depth(self._read(row, self._depth_extents)))
+        content = self._read(row, "depth")
+        return None if content is None else Camera(intrinsics, world2cam, decode_depth(content))
 
     def intrinsics(self, row: int) -> np.ndarray | None:
         """Camera matrix `[3, 3]` in pixels of the stored image, or None where unknown."""
-        value = self.frames["intrinsics"][row].as_py()
+        value = self._cell("intrinsics", row)
         return None if value is None else np.array(value).reshape(3, 3)
 
     def world2cam(self, row: int) -> np.ndarray | None:
         """Pose `[3, 4]`, or None where unknown."""
-        value = self.frames["world2cam"][row].as_py()
+        value = self._cell("world2cam", row)
         return None if value is None else np.array(value).reshape(3, 4)
 
-    def sequences(self, split: str) -> list[np.ndarray]:
-        """The split's sequences: rows of an anchor and of the views that overlap it most, best first."""
-        table = pq.read_table(self.directory / "sequences.parquet", filters=[("split", "=", split)])
-        return [np.asarray(frames, np.int64) for frames in table["frames"].to_pylist()]
+    def sequences(self, split: str) -> Sequences:
+        """The split's sequences of rows; those of the kind `anchor` begin with it, best overlap first."""
+        return Sequences(read_table(self.directory / f"sequences-{split}.arrow"))
 
     def covisible_pairs(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The split's ordered pairs of rows with their overlap: a `[P]`, b `[P]`, overlap `[P]`."""
-        table = pq.read_table(self.directory / "covisibility.parquet")
+        table = read_table(self.directory / "covisibility.arrow")
         a, b, overlap = (table[name].to_numpy() for name in ("a", "b", "overlap"))
-        splits = self.column("split")
-        kept = (splits[a] == split) & (splits[b] == split)
+        inside = self._in_split(split)
+        kept = inside[a] & inside[b]
         return a[kept], b[kept], overlap[kept]
 
     @cached_property
-    def _shards(self) -> list[Path]:
-        return [self.directory / "shards" / name for name in self.column("shard")]
+    def scenes(self) -> pa.Table:
+        """The scenes (`SCENE_SCHEMA`)."""
+        return read_table(self.directory / "scenes.arrow")
 
-    @cached_property
-    def _image_extents(self) -> np.ndarray:
-        return np.stack([self.column("image_offset"), self.column("image_size")], axis=1)
+    def _in_split(self, split: str) -> np.ndarray:
+        return pc.fill_null(pc.equal(self.frames["split"], split), False).to_numpy()
 
-    @cached_property
-    def _depth_extents(self) -> np.ndarray:
-        columns = [self.frames[name].fill_null(0).to_numpy() for name in ("depth_offset", "depth_size")]
-        return np.stack(columns, axis=1)
+    def _cell(self, name: str, row: int) -> Any:
+        return self.frames[name][int(row)].as_py()
 
-    def _read(self, row: int, extents: np.ndarray) -> bytes:
-        offset, size = extents[row].tolist()
-        return read_extent(self._shards[row], Extent(offset, size))
+    def place(self, row: int, what: str = "image") -> tuple[Path, Extent] | None:
+        """The shard of a frame, and where in it its `image` or `depth` lies; None without any."""
+        offset, size = self._cell(f"{what}_offset", row), self._cell(f"{what}_size", row)
+        if offset is None:
+            return None
+        return self.directory / "shards" / self._cell("shard", row), Extent(offset, size)
+
+    def _read(self, row: int, what: str) -> bytes | None:
+        place = self.place(row, what)
+        return None if place is None else read_extent(*place)

@@ -1,6 +1,7 @@
 """Shards: one uncompressed tar a scene, read at random by offset.
 
-A shard is a plain tar that any tool opens: `FRAME.png` or `.jpg`, and `FRAME.depth.tiff` (float32, lossless) if known.
+A shard is a plain tar that any tool opens: `FRAME.png` or `.jpg`, and `FRAME.depth.tiff` (float32, lossless) if known;
+last comes `scene.arrow`, all that is known of the scene, so that a dataset can be put together from its shards alone.
 The index keeps offset and size of each member, so a frame is one positioned read, whatever the order.
 """
 
@@ -142,3 +143,18 @@ def read_extent(path: Path, extent: Extent) -> bytes:
     """
     shard = _open(path)  # held while it is read: another thread may push it out of the cache meanwhile
     return os.pread(shard.descriptor, extent.size, extent.offset)
+
+
+def read_once(path: Path, extent: Extent) -> bytes:
+    """Read one member of a shard that is not needed again, without keeping it open.
+
+    Args:
+        path: The shard.
+        extent: Where the member lies.
+
+    Returns:
+        Its bytes.
+    """
+    with path.open("rb") as shard:
+        shard.seek(extent.offset)
+        return shard.read(extent.size)

@@ -39,7 +39,7 @@ def test_prepare(tmp_path, folder_is_there):
     assert dataset.metadata["content_sha256"] == card["content_sha256"]
     assert metrics.metadata["splits.train"] == card["splits"]["train"]
     assert json.loads((tmp_path / "metrics").read_text()) == metrics.metadata
-    assert {path.name for path in tmp_path.iterdir()} == {"dataset", "metrics"}
+    assert {path.name for path in tmp_path.iterdir()} == {"dataset", "metrics", ".dataset.ledger.jsonl"}
 
 
 def test_only_numbers_are_logged(tmp_path):

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from mum_model.data.captures import UnusableSceneError
 from mum_model.data.geometry import pixel_grid, project, relative_pose, transform, unproject
-from mum_model.data.sources import open_captures
+from mum_model.data.sources import find_scenes
 
 WIDTH, HEIGHT = 96, 64
 
@@ -60,19 +61,30 @@ def rotation(*axis_angle):
     return cv2.Rodrigues(np.array(axis_angle, np.float64))[0]
 
 
+def open_captures(path):
+    """The captures under a path that can be read, and what is refused outside of them."""
+    found = find_scenes(str(path), path.parent / f".work-of-{path.name}")
+    captures, refused = [], list(found.refused)
+    for scene in found.scenes:
+        try:
+            captures.append(scene.capture())
+        except UnusableSceneError as error:
+            refused += error.refused
+    return captures, refused
+
+
 def only(path):
     """The one capture of a folder, nothing of which was refused outside it."""
-    opened = open_captures(path)
-    assert opened.refused == ()
-    (capture,) = opened.captures
+    (capture,), refused = open_captures(path)
+    assert refused == []
     return capture
 
 
 def refusals(path):
     """All that is refused in a folder, inside and outside of its captures, one a line."""
-    opened = open_captures(path)
-    inside = [refusal for capture in opened.captures for refusal in capture.refused]
-    return "\n".join(map(str, [*opened.refused, *inside]))
+    captures, refused = open_captures(path)
+    inside = [refusal for capture in captures for refusal in capture.refused]
+    return "\n".join(map(str, [*refused, *inside]))
 
 
 def depth_disagreement(a, b):

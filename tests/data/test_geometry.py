@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from mum_model.data.covisibility import covisibility
 from mum_model.data.geometry import (
     Camera,
     invert_pose,
@@ -131,29 +130,12 @@ def test_resized_sparse_depth_keeps_its_points():
     assert resized[10, 15] == 3.0
 
 
-def test_covisibility_of_two_halves():
-    """Two views of a plane, the second shifted by half a view: each sees half of the other."""
-    a, b = plane_camera(IDENTITY), plane_camera(pose([0, 1, 0], 0, [-0.64, 0, 0]))
-    found = covisibility([a, b, None])
-    assert found.measure == "depth"
-    assert list(zip(found.a.tolist(), found.b.tolist(), strict=True)) == [(0, 1), (1, 0)]
-    np.testing.assert_allclose(found.overlap, 0.5, atol=0.05)
-
-
-def test_covisibility_falls_back_to_time():
-    found = covisibility([None] * 5)
-    assert found.measure == "time"
-    overlap = dict(zip(zip(found.a.tolist(), found.b.tolist(), strict=True), found.overlap.tolist(), strict=True))
-    assert overlap[0, 1] == overlap[1, 0] > overlap[0, 2] > overlap[0, 4]
-    assert (0, 0) not in overlap
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_rendered_depth_and_pose_agree(seed):
     """The same surface point has the same depth in two rendered views, to a hundredth of a percent."""
-    from mum_model.data.sources.rendered import rendered_captures
+    from mum_model.data.sources.rendered import rendered_scenes
 
-    capture = rendered_captures(scenes=1, views=8, size=64, seed=seed)[0]
+    capture = rendered_scenes(scenes=1, views=8, size=64, seed=seed)[0].capture()
     frames = [capture.load(name) for name in capture.frames[2:4]]
     a, b = (Camera(f.intrinsics, f.world2cam, f.depth) for f in frames)
     pixels = pixel_grid(64, 64)
@@ -164,9 +146,9 @@ def test_rendered_depth_and_pose_agree(seed):
 
 
 def test_rendered_frames_are_a_function_of_the_seed():
-    from mum_model.data.sources.rendered import rendered_captures
+    from mum_model.data.sources.rendered import rendered_scenes
 
-    first, again, other = (rendered_captures(2, 4, 32, seed)[1].load("0002") for seed in (7, 7, 8))
+    first, again, other = (rendered_scenes(2, 4, 32, seed)[1].capture().load("0002") for seed in (7, 7, 8))
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.depth, again.depth)
     assert not np.array_equal(first.image, other.image)
@@ -179,10 +161,33 @@ def test_rendered_pixels_are_all_of_the_scene():
     """No pixel is left to chance: neighbouring pixels of a smooth room differ little almost everywhere."""
     import warnings
 
-    from mum_model.data.sources.rendered import rendered_captures
+    from mum_model.data.sources.rendered import rendered_scenes
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        capture = rendered_captures(scenes=1, views=6, size=64, seed=1)[0]
+        capture = rendered_scenes(scenes=1, views=6, size=64, seed=1)[0].capture()
         for name in capture.frames:
             capture.load(name)
+
+
+def test_rendered_difficulty_spreads_the_views_and_their_light():
+    from mum_model.data.covisibility import View, covisibility
+    from mum_model.data.sources.rendered import DIFFICULTIES, rendered_scenes
+
+    overlap, light = {}, {}
+    for difficulty in DIFFICULTIES:
+        captures = [scene.capture() for scene in rendered_scenes(3, 6, 48, 0, difficulty)]
+        frames = [[capture.load(name) for name in capture.frames] for capture in captures]
+        found = [covisibility([View.of(frame) for frame in views]) for views in frames]
+        overlap[difficulty] = np.mean([pairs.overlap.sum() / 30 for pairs in found])
+        light[difficulty] = np.mean([np.std([frame.image.mean() for frame in views]) for views in frames])
+    assert overlap["easy"] > overlap["medium"] > overlap["hard"]
+    assert light["easy"] < light["medium"] < light["hard"]
+
+
+def test_rendered_difficulty_that_is_none_is_named():
+    from mum_model.data.sources.rendered import rendered_scenes
+    from mum_model.errors import UserError
+
+    with pytest.raises(UserError, match=r"data\.rendered\.difficulty=cruel: expected one of easy, medium, hard"):
+        rendered_scenes(1, 2, 32, 0, "cruel")

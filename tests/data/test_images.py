@@ -6,10 +6,10 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from made import plain, write_image, write_png16
 
 from mum_model.data.captures import RefusedError
 from mum_model.data.images import image_size, read_image, read_png16
+from tests.data.made import plain, write_image, write_png16
 
 
 def refusal(path, read=lambda path: read_image(path, upright=True)):

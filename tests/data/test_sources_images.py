@@ -4,10 +4,9 @@ import pickle
 
 import numpy as np
 import pytest
-from made import only, plain, refusals, write_image
 
-from mum_model.data.sources import open_captures
 from mum_model.errors import UserError
+from tests.data.made import only, open_captures, plain, refusals, write_image
 
 
 def test_one_folder_in_natural_order(tmp_path):
@@ -25,7 +24,7 @@ def test_one_folder_in_natural_order(tmp_path):
 def test_each_subfolder_is_a_scene(tmp_path):
     for scene in ("b", "a"):
         write_image(tmp_path / scene / "0.png", plain())
-    assert [capture.scene for capture in open_captures(tmp_path).captures] == ["a", "b"]
+    assert [capture.scene for capture in open_captures(tmp_path)[0]] == ["a", "b"]
 
 
 def test_what_is_left_out_is_said(tmp_path):
@@ -33,9 +32,9 @@ def test_what_is_left_out_is_said(tmp_path):
     write_image(tmp_path / "preview.png", plain())
     (tmp_path / "scripts").mkdir()
     (tmp_path / ".cache").mkdir()
-    opened = open_captures(tmp_path)
-    assert [capture.scene for capture in opened.captures] == ["a"]
-    assert [str(refusal) for refusal in opened.refused] == [
+    captures, refused = open_captures(tmp_path)
+    assert [capture.scene for capture in captures] == ["a"]
+    assert [str(refusal) for refusal in refused] == [
         f"{tmp_path / 'scripts'}: no capture of a known layout is in it; left out",
         f"{tmp_path}: images beside folders of scenes; left out, expected in a folder of their own",
     ]
@@ -50,8 +49,8 @@ def test_broken_scene_beside_good_ones(tmp_path):
     (tmp_path / "model" / "sparse" / "0" / "cameras.bin").write_bytes(b"\x07")
     (tmp_path / "rgbd").mkdir()
     (tmp_path / "rgbd" / "frame-000000.pose.txt").write_text("1 0 0\n")
-    opened = open_captures(tmp_path)
-    assert [capture.scene for capture in opened.captures] == ["good"]
+    captures, _ = open_captures(tmp_path)
+    assert [capture.scene for capture in captures] == ["good"]
     text = refusals(tmp_path)
     assert f"{tmp_path / 'json' / 'transforms.json'}: not valid JSON" in text
     assert f"{tmp_path / 'model' / 'sparse' / '0' / 'cameras.bin'}: cut or damaged" in text
@@ -63,14 +62,14 @@ def test_no_such_folder_and_file(tmp_path):
     with pytest.raises(UserError, match="no such folder; expected a folder of captures"):
         open_captures(tmp_path / "none")
     (tmp_path / "file.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"file\.jpg: no such folder"):
+    with pytest.raises(UserError, match=r"file\.jpg holds nothing that is recognised"):
         open_captures(tmp_path / "file.jpg")
 
 
 def test_empty_and_unknown_folders_name_the_layouts(tmp_path):
     with pytest.raises(UserError) as empty:
         open_captures(tmp_path)
-    (tmp_path / "film.mp4").write_bytes(b"")
+    (tmp_path / "notes.txt").write_bytes(b"")
     with pytest.raises(UserError) as unknown:
         open_captures(tmp_path)
     assert "holds nothing, it is empty" in str(empty.value)

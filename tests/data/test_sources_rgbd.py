@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from made import depth_disagreement, only, plain, real_capture, refusals, rotation, write_image, write_png16
 
 from mum_model.data.captures import RefusedError
+from tests.data.made import depth_disagreement, only, plain, real_capture, refusals, rotation, write_image, write_png16
 
 K = np.array([[80.0, 0, 40], [0, 90, 30], [0, 0, 1]])
 CAM2WORLD = np.eye(4)

@@ -1,129 +1,155 @@
-"""Opens folders of captures, whatever their format: a module a format, each with `LAYOUT`, `recognise` and `read`.
+"""Finds scenes under a path, whatever their format: a module a format, each with its `SOURCE`.
 
 To add a format, write its module and put it in `SOURCES`, before the ones it could be mistaken for.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from mum_model.data.captures import Capture, Refusal, RefusedError
-from mum_model.data.sources import colmap, images, nerfstudio, rgbd
+from mum_model.data.captures import Refusal, RefusedError, Scene, Source
+from mum_model.data.sources import (
+    arkitscenes,
+    blendedmvs,
+    co3d,
+    colmap,
+    dl3dv,
+    hypersim,
+    imagenet,
+    images,
+    megadepth,
+    megascenes,
+    nerfstudio,
+    realestate10k,
+    rgbd,
+    scannet,
+    scannetpp,
+    streetview,
+    tum,
+    video,
+    wildrgbd,
+)
+from mum_model.data.sources.archives import is_archive, unpacked
+from mum_model.data.sources.remote import fetched, is_url
 from mum_model.errors import UserError
 
-
-class Source(Protocol):
-    """What a module of a format offers.
-
-    Attributes:
-        LAYOUT: The format and the files it is made of, in one line for the user.
-    """
-
-    LAYOUT: str
-
-    def recognise(self, folder: Path) -> bool:
-        """Whether the folder looks like one capture of this format, broken or not."""
-
-    def read(self, folder: Path) -> Capture:
-        """Describe the capture in a recognised folder; raises `RefusedError` where nothing of it can be read."""
-
-
-SOURCES: tuple[Source, ...] = (nerfstudio, colmap, rgbd, images)
-"""The first that recognises a folder reads it; `images` is last, as every capture has images somewhere."""
+SOURCES: tuple[Source, ...] = tuple(
+    module.SOURCE
+    for module in (
+        megadepth,
+        blendedmvs,
+        dl3dv,
+        scannetpp,
+        megascenes,
+        co3d,
+        wildrgbd,
+        streetview,
+        arkitscenes,
+        realestate10k,
+        hypersim,
+        imagenet,
+        nerfstudio,
+        colmap,
+        rgbd,
+        tum,
+        scannet,
+        video,
+        images,
+    )
+)
+"""The first that recognises a path lists its scenes; `images` is last, as every capture has images somewhere."""
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What was found in a folder of captures.
+class Found:
+    """What was found under a path.
 
     Attributes:
-        captures: The scenes that can be read, by folder name; each has at least one frame, and its own `refused`.
-        refused: What belongs to none of them: scenes that cannot be read at all, with all that was refused in them,
-            folders of no known format, images that lie beside folders of scenes.
+        scenes: In a fixed order.
+        refused: What belongs to none of them: scenes that cannot even be listed, things of no known format, images that
+            lie beside folders of scenes.
+        root: What was looked at, as a local path.
     """
 
-    captures: tuple[Capture, ...]
+    scenes: tuple[Scene, ...]
     refused: tuple[Refusal, ...]
+    root: Path
 
 
-def open_captures(path: Path) -> Opened:
-    """Find the captures in a folder: the folder itself, or each of its subfolders.
-
-    A broken scene does not stop the others; it is among `refused`, and `captures` may even come out empty.
+def find_scenes(source: str, work: Path) -> Found:
+    """Find the scenes of a source: it is a capture or dataset itself, or holds several.
 
     Args:
-        path: Folder of one capture, or of folders of captures (one level; hidden folders are passed over).
+        source: Path or URL of a capture, a public dataset, an archive of either, or a folder of any of these (one
+            level; what is hidden is passed over).
+        work: Folder to which archives are unpacked and URLs fetched.
 
     Returns:
-        The captures, whose frames are yet to be read, and what was refused.
+        The scenes, yet to be read, and what was refused.
 
     Raises:
-        UserError: There is no such folder, it is empty, or nothing in it looks like a capture.
+        UserError: There is no such source, it is empty, or nothing in it looks like a capture.
     """
-    path = path.resolve()
-    if not path.is_dir():
+    path = fetched(source, work) if is_url(source) else Path(source).expanduser().resolve()
+    if not path.exists():
         raise UserError(f"{path}: no such folder; expected a folder of captures")
-    found = _find_scenes(path)
-    if not found:
-        content = "nothing that is recognised" if any(path.iterdir()) else "nothing, it is empty"
-        layouts = "; ".join(source.LAYOUT for source in SOURCES)
-        raise UserError(f"{path} holds {content}; expected a capture, or folders of captures. Known are: {layouts}")
-    captures: list[Capture] = []
-    refused = _left_over(path, set(found))
-    for folder, source in found.items():
+    refused: list[Refusal] = []
+    archives = [path] if is_archive(path) else [entry for entry in _entries(path) if is_archive(entry)]
+    found = {} if is_archive(path) else _recognise(path)
+    for archive in archives:
         try:
-            captures.append(_read(folder, source))
-        except _UnusableSceneError as error:
-            refused.extend(error.refused)
-    return Opened(tuple(captures), tuple(refused))
+            found |= _recognise(unpacked(archive, work))
+        except RefusedError as error:
+            refused.append(error.refusal)
+    if not found and not refused:
+        content = "nothing that is recognised" if path.is_file() or any(path.iterdir()) else "nothing, it is empty"
+        layouts = "; ".join(source.layout for source in SOURCES)
+        raise UserError(f"{path} holds {content}; expected a capture, or folders of captures. Known are: {layouts}")
+    scenes: list[Scene] = []
+    refused += _left_over(path, set(found))
+    for place, kind in found.items():
+        try:
+            scenes += kind.scenes(place)
+        except RefusedError as error:
+            refused.append(error.refusal)
+        except OSError as error:
+            refused.append(Refusal(str(error.filename or place), f"cannot be read: {error.strerror}"))
+    return Found(tuple(scenes), tuple(refused), path)
 
 
-class _UnusableSceneError(Exception):
-    def __init__(self, *refused: Refusal):
-        self.refused = refused
-        super().__init__(*refused)
+def source_table() -> str:
+    """Layout, ground truth, licence and origin of every source, as text for a person."""
+    return "\n\n".join(
+        f"{source.name}\n  layout   {source.layout}\n  truth    {source.truth}\n  licence  {source.licence}\n"
+        f"  origin   {source.origin}"
+        for source in SOURCES
+    )
 
 
-def _source_of(folder: Path) -> Source | None:
-    return next((source for source in SOURCES if source.recognise(folder)), None)
+def _source_of(path: Path) -> Source | None:
+    return next((source for source in SOURCES if source.recognise(path)), None)
 
 
-def _subfolders(path: Path) -> list[Path]:
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+def _entries(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if not entry.name.startswith(".")) if path.is_dir() else []
 
 
-def _find_scenes(path: Path) -> dict[Path, Source]:
+def _recognise(path: Path) -> dict[Path, Source]:
     source = _source_of(path)
-    if source not in (None, images):  # its subfolders are its own
+    if path.is_file() or source not in (None, images.SOURCE):  # what is in it is its own
         return _recognised([path])
-    return _recognised(_subfolders(path)) or _recognised([path])
+    return _recognised(_entries(path)) or _recognised([path])
 
 
-def _recognised(folders: list[Path]) -> dict[Path, Source]:
-    return {folder: source for folder in folders if (source := _source_of(folder))}
+def _recognised(paths: list[Path]) -> dict[Path, Source]:
+    return {path: source for path in paths if (source := _source_of(path))}
 
 
 def _left_over(path: Path, scenes: set[Path]) -> list[Refusal]:
-    if path in scenes:
+    if path in scenes or path.is_file():
         return []
-    unknown = [folder for folder in _subfolders(path) if folder not in scenes]
+    unknown = [entry for entry in _entries(path) if entry.is_dir() and entry not in scenes]
     refused = [Refusal(str(folder), "no capture of a known layout is in it; left out") for folder in unknown]
-    if images.recognise(path):
+    if images.SOURCE.recognise(path):
         loose = "images beside folders of scenes; left out, expected in a folder of their own"
         refused.append(Refusal(str(path), loose))
     return refused
-
-
-def _read(folder: Path, source: Source) -> Capture:
-    try:
-        capture = source.read(folder)
-    except RefusedError as error:
-        raise _UnusableSceneError(error.refusal) from error
-    except OSError as error:
-        raise _UnusableSceneError(
-            Refusal(str(error.filename or folder), f"cannot be read: {error.strerror}")
-        ) from error
-    if not capture.frames:
-        nothing = Refusal(str(folder), f"none of the frames of this {capture.source} scene can be used")
-        raise _UnusableSceneError(nothing, *capture.refused)
-    return capture

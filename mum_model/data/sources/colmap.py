@@ -7,20 +7,18 @@ pixel at (0.5, 0.5). The unit is the model's own, not metres. Depth is sparse: t
 observes, at their projections.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mum_model.data.captures import Capture, Frame, Refusal, RefusedError
+from mum_model.data.captures import Capture, Frame, Points, Refusal, RefusedError, SequenceRule, Source, one_scene
 from mum_model.data.geometry import project, transform
 from mum_model.data.sources.colmap_binary import check_binary_model
 from mum_model.data.sources.common import check_rigid, file_inside, natural_order
 from mum_model.data.sources.lens import Lens, Pinhole, checked_lens, read_photo
-
-LAYOUT = "COLMAP: a model (cameras, images, points3D as .bin or .txt) in sparse/0, sparse or the folder, and images/"
 
 MODEL_FILES = [f"{name}.{ending}" for name in ("cameras", "images", "points3D") for ending in ("bin", "txt")]
 
@@ -33,7 +31,7 @@ class _View:
     image: Path
     lens: Lens
     world2cam: np.ndarray
-    points: np.ndarray
+    points: Points
 
 
 def recognise(folder: Path) -> bool:
@@ -55,13 +53,35 @@ def read(folder: Path) -> Capture:
         RefusedError: The model cannot be read, or there is no `images` folder.
     """
     model = _models(folder)[0]
-    photos = folder / "images"
+    capture = read_model(model, folder / "images", "colmap", folder.name)
+    return replace(capture, refused=(*_further_models(model), *capture.refused))
+
+
+def read_model(
+    model: Path, photos: Path, source: str, scene: str, *, rule: SequenceRule | None = None, place: str = ""
+) -> Capture:
+    """Describe the posed images of a model.
+
+    Args:
+        model: Folder of its files.
+        photos: Folder that its images' names are relative to.
+        source: Name of the dataset that it belongs to.
+        scene: Name of the scene.
+        rule: How the dataset's makers form sequences.
+        place: Scenes of one place share a split.
+
+    Returns:
+        The capture; see `read`.
+
+    Raises:
+        RefusedError: The model cannot be read, or there is no such folder of photos.
+    """
     if not photos.is_dir():
         raise RefusedError(photos, f"no such folder; expected the photos of the COLMAP model in {model}")
     reconstruction = _reconstruction(model)
     points = _points(reconstruction)
     views: dict[str, _View] = {}
-    refused = _further_models(model)
+    refused: list[Refusal] = []
     for image in sorted(reconstruction.images.values(), key=lambda image: image.image_id):
         try:
             if image.name in views:
@@ -70,11 +90,13 @@ def read(folder: Path) -> Capture:
         except RefusedError as error:
             refused.append(error.refusal)
     return Capture(
-        scene=folder.name,
-        source="colmap",
+        scene=scene,
+        source=source,
         frames=tuple(natural_order(views)),
         load=partial(_load, views),
         refused=tuple(dict.fromkeys(refused)),  # what holds for many images is said once
+        rule=rule,
+        place=place,
     )
 
 
@@ -116,8 +138,9 @@ def _view(model: Path, photos: Path, image: Any, points: dict[int, np.ndarray]) 
     observed = {point.point3D_id for point in image.points2D if point.has_point3D()}
     if not observed <= points.keys():
         raise RefusedError(model, "its images observe 3-D points that its points3D lacks; copy the model again")
-    xyz = np.array([points[identity] for identity in observed]).reshape(-1, 3)
-    return _View(path, _lens(model, image.camera), world2cam, xyz)
+    identity = np.array(sorted(observed), np.int64)
+    xyz = np.array([points[number] for number in identity.tolist()]).reshape(-1, 3)
+    return _View(path, _lens(model, image.camera), world2cam, Points(identity, xyz))
 
 
 def _photo(model: Path, photos: Path, name: str) -> Path:
@@ -140,8 +163,8 @@ def _lens(model: Path, camera: Any) -> Lens:
 def _load(views: dict[str, _View], frame: str) -> Frame:
     view = views[frame]
     image, pinhole = read_photo(view.image, view.lens)
-    depth = _splat(transform(view.world2cam, view.points), pinhole)
-    return Frame(image=image, intrinsics=pinhole.intrinsics, world2cam=view.world2cam, depth=depth)
+    depth = _splat(transform(view.world2cam, view.points.xyz), pinhole)
+    return Frame(image=image, intrinsics=pinhole.intrinsics, world2cam=view.world2cam, depth=depth, points=view.points)
 
 
 def _splat(points: np.ndarray, pinhole: Pinhole) -> np.ndarray:
@@ -156,3 +179,14 @@ def _splat(points: np.ndarray, pinhole: Pinhole) -> np.ndarray:
     offset_row, offset_column = np.mgrid[0:SPLAT, 0:SPLAT].reshape(2, -1)
     depth[row[:, None] + offset_row, column[:, None] + offset_column] = z[seen][order, None]
     return depth[reach:-reach, reach:-reach].copy()
+
+
+SOURCE = Source(
+    name="colmap",
+    layout="COLMAP: a model (cameras, images, points3D as .bin or .txt) in sparse/0, sparse or the folder, and images/",
+    truth="poses and intrinsics, sparse depth, points; up to scale",
+    licence="your own captures: yours",
+    origin="https://colmap.github.io",
+    recognise=recognise,
+    scenes=one_scene("colmap", read),
+)

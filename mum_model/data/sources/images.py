@@ -6,16 +6,14 @@ Converts from nothing: no intrinsics, no pose, no depth. EXIF orientation is app
 from functools import partial
 from pathlib import Path
 
-from mum_model.data.captures import Capture, Frame
+from mum_model.data.captures import Capture, Frame, Source, one_scene
 from mum_model.data.images import is_image_name, read_image
 from mum_model.data.sources.common import natural_order
-
-LAYOUT = "images: a folder of .jpg, .jpeg or .png files, or a folder of such folders"
 
 
 def recognise(folder: Path) -> bool:
     """Whether image files lie in the folder itself."""
-    return any(is_image_name(path) and path.is_file() for path in folder.iterdir())
+    return folder.is_dir() and any(is_image_name(path) and path.is_file() for path in folder.iterdir())
 
 
 def read(folder: Path) -> Capture:
@@ -33,3 +31,14 @@ def read(folder: Path) -> Capture:
 
 def _load(folder: Path, frame: str) -> Frame:
     return Frame(image=read_image(folder / frame, upright=True))
+
+
+SOURCE = Source(
+    name="images",
+    layout="images: a folder of .jpg, .jpeg or .png files, or a folder of such folders",
+    truth="none",
+    licence="your own captures: yours",
+    origin="any camera",
+    recognise=recognise,
+    scenes=one_scene("images", read),
+)

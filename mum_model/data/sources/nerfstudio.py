@@ -12,6 +12,7 @@ The world's axes and scale are left as they are; only depth fixes the metre.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mum_model.data.captures import Capture, Frame, Refusal, RefusedError
+from mum_model.data.captures import Capture, Frame, Refusal, RefusedError, SequenceRule, Source, one_scene
 from mum_model.data.images import IMAGE_SUFFIXES, image_size, read_png16
 from mum_model.data.sources.common import file_inside, natural_order, world2cam_from
 from mum_model.data.sources.lens import Lens, checked_lens, read_photo
-
-LAYOUT = "nerfstudio or instant-ngp: transforms.json with the images that it lists"
 
 FILE = "transforms.json"
 METRES_PER_UNIT = 1e-3
@@ -66,28 +65,60 @@ def read(folder: Path) -> Capture:
     Raises:
         RefusedError: The file is no JSON object with a list of `frames`.
     """
-    file = folder / FILE
+    return read_transforms(folder / FILE, "nerfstudio", folder.name)
+
+
+def read_transforms(
+    file: Path,
+    source: str,
+    scene: str,
+    *,
+    place: Callable[[str], str] = str,
+    base: Path | None = None,
+    shrink: int = 1,
+    rule: SequenceRule | None = None,
+) -> Capture:
+    """Describe the frames that a file in this format lists, in natural order of their names.
+
+    Args:
+        file: The file.
+        source: Name of the dataset that it belongs to.
+        scene: Name of the scene.
+        place: Where a file that it lists is, relative to `base`.
+        base: What paths are relative to; None is the file's folder.
+        shrink: How many times smaller the photos are than the file says.
+        rule: How the dataset's makers form sequences.
+
+    Returns:
+        The capture; see `read`.
+
+    Raises:
+        RefusedError: The file is missing, or no JSON object with a list of `frames`.
+    """
     content = _parse(file)
     views: dict[str, _View] = {}
     refused: list[Refusal] = []
     for index, entry in enumerate(content["frames"]):
         try:
-            name, view = _view(_Fields(file, f"frames[{index}]", entry, content))
+            name, view = _view(_Fields(file, f"frames[{index}]", entry, content, base or file.parent, place), shrink)
             if name in views:
                 raise RefusedError(file, f"frames[{index}].file_path: '{name}' is listed twice; the first is kept")
             views[name] = view
         except RefusedError as error:
             refused.append(error.refusal)
     return Capture(
-        scene=folder.name,
-        source="nerfstudio",
+        scene=scene,
+        source=source,
         frames=tuple(natural_order(views)),
         load=partial(_load, views),
         refused=tuple(dict.fromkeys(refused)),  # a broken field of the whole file is said once
+        rule=rule,
     )
 
 
 def _parse(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise RefusedError(file, "missing; expected the cameras of the scene")
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -107,6 +138,8 @@ class _Fields:
     where: str
     entry: dict[str, Any]
     shared: dict[str, Any]
+    base: Path
+    place: Callable[[str], str]
 
     def name_of(self, key: str) -> str:
         return f"{self.where}.{key}" if key in self.entry else key
@@ -138,28 +171,28 @@ class _Fields:
         if not isinstance(listed, str):
             raise RefusedError(self.file, f"{self.where}.{key}: found {listed!r}; expected the path of a file")
         try:
-            return file_inside(self.file.parent, listed)
+            return file_inside(self.base, self.place(listed))
         except ValueError as error:
             raise self.refuse(key, str(error)) from error
 
 
-def _view(fields: _Fields) -> tuple[str, _View]:
+def _view(fields: _Fields, shrink: int) -> tuple[str, _View]:
     listed = fields.path("file_path")
-    image = _existing(listed)
+    image = _existing(fields.file, listed)
     depth = fields.path("depth_file_path") if "depth_file_path" in fields.entry else None
     if depth is not None and not depth.is_file():
-        raise RefusedError(depth, f"missing, but {FILE} lists it as {fields.where}.depth_file_path")
-    name = listed.relative_to(fields.file.parent).as_posix()
-    return name, _View(image, depth, _lens(fields, image), _world2cam(fields))
+        raise RefusedError(depth, f"missing, but {fields.file.name} lists it as {fields.where}.depth_file_path")
+    name = listed.relative_to(fields.base).as_posix()
+    return name, _View(image, depth, _lens(fields, image, shrink), _world2cam(fields))
 
 
-def _existing(listed: Path) -> Path:
+def _existing(file: Path, listed: Path) -> Path:
     """The image file; writers of the original NeRF format leave its extension out."""
     candidates = [listed, *(listed.with_name(listed.name + suffix) for suffix in IMAGE_SUFFIXES)]
     for path in candidates:
         if path.is_file():
             return path
-    raise RefusedError(listed, f"missing, but {FILE} lists it as a frame")
+    raise RefusedError(listed, f"missing, but {file.name} lists it as a frame")
 
 
 def _world2cam(fields: _Fields) -> np.ndarray:
@@ -173,7 +206,7 @@ def _world2cam(fields: _Fields) -> np.ndarray:
     return world2cam_from(fields.file, matrix, where)
 
 
-def _lens(fields: _Fields, image: Path) -> Lens:
+def _lens(fields: _Fields, image: Path, shrink: int) -> Lens:
     width, height = fields.pixels("w"), fields.pixels("h")
     if width is None or height is None:
         width, height = image_size(image)
@@ -183,7 +216,9 @@ def _lens(fields: _Fields, image: Path) -> Lens:
     cy = height / 2 if cy is None else cy
     model, distortion = _distortion(fields)
     try:
-        return checked_lens(model, (fx, fy, cx, cy, *distortion), width, height)
+        across, down = round(width / shrink), round(height / shrink)
+        x, y = across / width, down / height
+        return checked_lens(model, (fx * x, fy * y, cx * x, cy * y, *distortion), across, down)
     except ValueError as error:
         raise RefusedError(fields.file, f"camera of '{fields.entry['file_path']}': {error}") from error
 
@@ -236,3 +271,14 @@ def _read_depth(path: Path, lens: Lens) -> np.ndarray:
     stored = read_png16(path)
     resized = cv2.resize(stored, (lens.width, lens.height), interpolation=cv2.INTER_NEAREST_EXACT)
     return resized.astype(np.float32) * np.float32(METRES_PER_UNIT)
+
+
+SOURCE = Source(
+    name="nerfstudio",
+    layout="nerfstudio or instant-ngp: transforms.json with the images that it lists",
+    truth="poses and intrinsics, depth where listed; up to scale without it",
+    licence="your own captures: yours",
+    origin="https://docs.nerf.studio",
+    recognise=recognise,
+    scenes=one_scene("nerfstudio", read),
+)

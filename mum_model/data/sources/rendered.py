@@ -15,8 +15,9 @@ import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from mum_model.data.captures import Capture, Frame
+from mum_model.data.captures import Capture, Frame, Scene, Source
 from mum_model.data.geometry import invert_pose, pixel_grid, unproject
+from mum_model.errors import UserError
 
 TEXTURE_SIZE = 128
 TEXTURES = 10
@@ -24,37 +25,80 @@ COLOURS = 8
 SUPERSAMPLING = 2
 
 
-def rendered_captures(scenes: int, views: int, size: int, seed: int) -> list[Capture]:
-    """Describe rendered scenes; nothing is rendered before a frame is loaded.
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes the views of a room hard to match.
+
+    Attributes:
+        arc: Least and largest share of half a circle that the cameras cover: how wide apart they stand.
+        twins: Share of the furniture that repeats another piece, texture and all.
+        wall_tile: Least and largest side of a repeat of the walls' textures, in metres.
+        tile: The same of the furniture's.
+        lamp: How much of the light comes from a lamp that each view has to itself.
+        exposure: Least and largest logarithm of each view's exposure.
+        balance: How far each view's white balance strays.
+    """
+
+    arc: tuple[float, float]
+    twins: float
+    wall_tile: tuple[float, float]
+    tile: tuple[float, float]
+    lamp: float
+    exposure: tuple[float, float]
+    balance: float
+
+
+DIFFICULTIES = {
+    "easy": Difficulty((0.06, 0.15), 0.0, (6.0, 10.0), (1.0, 2.4), 0.3, (-0.05, 0.05), 0.03),
+    "medium": Difficulty((0.12, 0.3), 0.25, (5.0, 9.0), (0.6, 1.8), 0.9, (-0.2, 0.15), 0.1),
+    "hard": Difficulty((0.25, 0.6), 0.5, (1.2, 2.5), (0.3, 0.8), 1.4, (-0.5, 0.3), 0.3),
+}
+
+
+def rendered_scenes(scenes: int, views: int, size: int, seed: int, difficulty: str = "medium") -> list[Scene]:
+    """List rendered scenes; nothing is rendered before a frame is loaded.
 
     Args:
         scenes: Number of rooms.
         views: Views of each room.
         size: Side of the square views in pixels.
         seed: The same seed gives the same pixels.
+        difficulty: One of `DIFFICULTIES`.
 
     Returns:
-        One capture a room.
+        One scene a room.
+
+    Raises:
+        UserError: There is no such difficulty.
     """
-    frames = tuple(f"{view:04d}" for view in range(views))
+    if difficulty not in DIFFICULTIES:
+        raise UserError(f"data.rendered.difficulty={difficulty}: expected one of {', '.join(DIFFICULTIES)}")
+    names = [f"room-{seed}-{scene:05d}" for scene in range(scenes)]
     return [
-        Capture(
-            scene=f"room-{seed}-{scene:05d}",
-            source="rendered",
-            frames=frames,
-            load=partial(_load, seed, scene, views, size),
+        Scene(
+            "rendered",
+            name,
+            (),
+            partial(_describe, name, seed, scene, views, size, difficulty),
+            key=f"{views} {difficulty} views of {size}",
         )
-        for scene in range(scenes)
+        for scene, name in enumerate(names)
     ]
 
 
-def _load(seed: int, scene: int, views: int, size: int, frame: str) -> Frame:
-    return _room(seed, scene).render(view=int(frame), views=views, size=size)
+def _describe(name: str, seed: int, scene: int, views: int, size: int, difficulty: str) -> Capture:
+    frames = tuple(f"{view:04d}" for view in range(views))
+    load = partial(_load, seed, scene, views, size, difficulty)
+    return Capture(scene=name, source="rendered", frames=frames, load=load)
+
+
+def _load(seed: int, scene: int, views: int, size: int, difficulty: str, frame: str) -> Frame:
+    return _room(seed, scene, difficulty).render(view=int(frame), views=views, size=size)
 
 
 @lru_cache(maxsize=4)
-def _room(seed: int, scene: int) -> "Room":
-    return Room(seed, scene)
+def _room(seed: int, scene: int, difficulty: str) -> "Room":
+    return Room(seed, scene, DIFFICULTIES[difficulty])
 
 
 @dataclass(frozen=True)
@@ -77,14 +121,15 @@ class Solid:
 class Room:
     """One procedural room: its surfaces, textures and cameras."""
 
-    def __init__(self, seed: int, scene: int):
-        self.seed, self.scene = seed, scene
+    def __init__(self, seed: int, scene: int, difficulty: Difficulty):
+        self.seed, self.scene, self.difficulty = seed, scene, difficulty
         rng = np.random.default_rng([seed, scene])
         self.half = rng.uniform([2.0, 1.2, 2.0], [3.2, 1.6, 3.2])  # half extents; y points down
         palette = _palette(rng)
         self.atlas = _atlas([_texture(rng, palette) for _ in range(TEXTURES)])
         solids = [self._walls(rng), *self._furniture(rng)]
-        self.path_start, self.path_arc = rng.uniform(0, 2 * math.pi), rng.uniform(math.pi * 0.12, math.pi * 0.3)
+        self.path_start = rng.uniform(0, 2 * math.pi)
+        self.path_arc = rng.uniform(math.pi * difficulty.arc[0], math.pi * difficulty.arc[1])
         triangles = np.concatenate([_placed(solid) for solid in solids])
         edges = triangles[:, 1:] - triangles[:, :1]
         normals = np.cross(edges[:, 0], edges[:, 1])
@@ -122,19 +167,19 @@ class Room:
         )
 
     def _walls(self, rng: np.random.Generator) -> Solid:
-        return Solid(_box(self.half), np.eye(3, 4), _three(rng), rng.uniform(5.0, 9.0))
+        return Solid(_box(self.half), np.eye(3, 4), _three(rng), rng.uniform(*self.difficulty.wall_tile))
 
     def _furniture(self, rng: np.random.Generator) -> list[Solid]:
         """Boxes and balls on the floor and in the air, some of them twins: the same shape and texture elsewhere."""
         solids: list[Solid] = []
         for _ in range(rng.integers(8, 13)):
-            if solids and rng.random() < 0.25:
+            if solids and rng.random() < self.difficulty.twins:
                 twin = solids[rng.integers(len(solids))]
                 vertices, textures, tile = twin.vertices, twin.textures, twin.tile
             else:
                 extent = rng.uniform(0.15, 0.55, 3)
                 vertices = _box(extent) if rng.random() < 0.7 else _ball(extent[0])
-                textures, tile = _three(rng), rng.uniform(0.6, 1.8)
+                textures, tile = _three(rng), rng.uniform(*self.difficulty.tile)
             reach = np.abs(vertices).max((0, 1))
             place = rng.uniform(-0.55, 0.55, 3) * self.half
             if rng.random() < 0.7:
@@ -187,8 +232,9 @@ class Room:
         square = np.einsum("nk,nk->n", to_lamp, to_lamp)
         facing = np.einsum("nk,nk->n", to_lamp, normal) * towards_eye / np.sqrt(square)
         lambert = np.maximum(facing, 0) / (1 + 0.15 * square)
-        brightness = rng.uniform(0.5, 0.75) + 0.9 * lambert
-        gain = rng.uniform(0.9, 1.1, 3) * math.exp(rng.uniform(-0.2, 0.15))
+        brightness = rng.uniform(0.5, 0.75) + self.difficulty.lamp * lambert
+        stray = self.difficulty.balance
+        gain = rng.uniform(1 - stray, 1 + stray, 3) * math.exp(rng.uniform(*self.difficulty.exposure))
         colour = albedo * brightness[:, None] * gain.astype(np.float32)
         return np.clip(colour, 0, 1) ** np.float32(math.exp(rng.uniform(-0.1, 0.1)))
 
@@ -318,3 +364,14 @@ def _motif(rng: np.random.Generator) -> np.ndarray:
         start = rng.integers(0, TEXTURE_SIZE, 2)
         cv2.line(canvas, start.tolist(), rng.integers(0, TEXTURE_SIZE, 2).tolist(), 1.0, int(rng.integers(4, 12)))
     return canvas.astype(float)
+
+
+SOURCE = Source(
+    name="rendered",
+    layout="data.source=rendered: procedural rooms, made on the spot",
+    truth="exact poses, intrinsics and depth",
+    licence="Apache-2.0, as this program",
+    origin="mum_model.data.sources.rendered",
+    recognise=lambda path: False,
+    scenes=lambda path: [],
+)

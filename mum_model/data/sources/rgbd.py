@@ -15,18 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mum_model.data.captures import Capture, Frame, Refusal, RefusedError
+from mum_model.data.captures import Capture, Frame, Refusal, RefusedError, Source, one_scene
 from mum_model.data.images import read_image, read_png16
-from mum_model.data.sources.common import natural_order, world2cam_from
-
-LAYOUT = "RGB-D: frame-XXXXXX.{color.jpg|color.png, depth.png, pose.txt}, in the folder or in its seq-XX (7-Scenes)"
+from mum_model.data.sources.common import MILLIMETRE, checked_intrinsics, natural_order, read_matrix, world2cam_from
 
 DEFAULT_SIZE = 640, 480
 DEFAULT_INTRINSICS = np.array([[585.0, 0, 320], [0, 585, 240], [0, 0, 1]])
 """What the dataset's page says of every sequence, for its photos of `DEFAULT_SIZE`."""
 
 UNKNOWN_DEPTH = 65535
-METRES_PER_UNIT = 1e-3
 
 COLOUR_ENDINGS = (".color.jpg", ".color.png")
 
@@ -82,26 +79,8 @@ def _holds_frames(folder: Path) -> bool:
 def _intrinsics(place: Path, scene: Path) -> np.ndarray | None:
     for path in (place / "camera-intrinsics.txt", scene / "camera-intrinsics.txt"):
         if path.is_file():
-            return _read_intrinsics(path)
+            return checked_intrinsics(path, read_matrix(path))
     return None
-
-
-def _read_intrinsics(path: Path) -> np.ndarray:
-    K = _read_matrix(path)
-    form = "expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels"
-    if K.shape != (3, 3) or not np.isfinite(K).all():
-        raise RefusedError(path, f"matrix of shape {K.shape} or not finite; {form}")
-    if min(K[0, 0], K[1, 1]) <= 0 or K[0, 1] or K[1, 0] or K[2].tolist() != [0, 0, 1]:
-        raise RefusedError(path, f"found {K.tolist()}; {form}, fx and fy more than 0")
-    return K
-
-
-def _read_matrix(path: Path) -> np.ndarray:
-    try:
-        rows = [[float(number) for number in line.split()] for line in path.read_text().splitlines() if line.strip()]
-        return np.array(rows)
-    except ValueError as error:
-        raise RefusedError(path, f"not a matrix of numbers ({error}); expected rows of numbers") from error
 
 
 def _view(place: Path, name: str, intrinsics: np.ndarray | None) -> _View:
@@ -113,7 +92,7 @@ def _view(place: Path, name: str, intrinsics: np.ndarray | None) -> _View:
     for path in (depth, pose):
         if not path.is_file():
             raise RefusedError(path, "missing; expected colour, depth and pose of every frame")
-    return _View(colours[0], depth, intrinsics, world2cam_from(pose, _read_matrix(pose)))
+    return _View(colours[0], depth, intrinsics, world2cam_from(pose, read_matrix(pose)))
 
 
 def _load(views: dict[str, _View], frame: str) -> Frame:
@@ -126,7 +105,7 @@ def _load(views: dict[str, _View], frame: str) -> Frame:
     intrinsics = view.intrinsics
     if intrinsics is None:
         intrinsics = _default_intrinsics(view.colour, image)
-    depth = np.where(stored == UNKNOWN_DEPTH, 0, stored).astype(np.float32) * np.float32(METRES_PER_UNIT)
+    depth = np.where(stored == UNKNOWN_DEPTH, 0, stored).astype(np.float32) * np.float32(MILLIMETRE)
     return Frame(image=image, intrinsics=intrinsics, world2cam=view.world2cam, depth=depth)
 
 
@@ -137,3 +116,14 @@ def _default_intrinsics(path: Path, image: np.ndarray) -> np.ndarray:
             path, f"image of {width}x{height} pixels and no camera-intrinsics.txt; without it expected 640x480"
         )
     return DEFAULT_INTRINSICS
+
+
+SOURCE = Source(
+    name="rgbd",
+    layout="RGB-D: frame-XXXXXX.{color.jpg|color.png, depth.png, pose.txt}, in the folder or in its seq-XX (7-Scenes)",
+    truth="poses, intrinsics and depth in metres",
+    licence="your own captures: yours",
+    origin="https://www.microsoft.com/research/project/rgb-d-dataset-7-scenes/",
+    recognise=recognise,
+    scenes=one_scene("rgbd", read),
+)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mum_model.files import write_json, write_text
 from mum_model.model import MuM, save_encoder, save_mum
-from mum_model.pretrain.engine import join_process_group, leave_process_group
+from mum_model.pretrain.engine import join_process_group
 from mum_model.pretrain.preemption import Preemption
 from mum_model.pretrain.telemetry import read_metrics, write_curves
 from mum_model.pretrain.trainer import Trainer
@@ -45,7 +45,7 @@ def pretrain(cfg: DictConfig) -> Path:
         model = trainer.train()
     if is_first:
         _write_results(run, model, cfg)
-    leave_process_group()
+    torch.distributed.barrier()
     return run
 
 

@@ -1,5 +1,6 @@
 """DeepSpeed: the process group, the engine, and the whole state out of it and back, whatever the ZeRO stage."""
 
+import atexit
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -28,9 +29,14 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def join_process_group(timeout_seconds: float) -> None:
     """Join the processes that torchrun started; a process started alone is a group of one.
 
+    The group is left when the process ends, not when a training does: Hydra's multirun has several in one process. (With
+    DeepSpeed's own ending alone, processes now and then aborted at exit.)
+
     Args:
         timeout_seconds: How long a collective waits for a process that does not come before it ends the job.
     """
+    if torch.distributed.is_initialized():
+        return
     if "WORLD_SIZE" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -41,12 +47,7 @@ def join_process_group(timeout_seconds: float) -> None:
         # gloo carries the gradients; DeepSpeed would compile an operator of its own for a minute at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False, timeout=timedelta(seconds=timeout_seconds))
-
-
-def leave_process_group() -> None:
-    """Wait for the others and leave; DeepSpeed's own ending alone now and then aborts at exit."""
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    atexit.register(torch.distributed.destroy_process_group)
 
 
 def create_engine(objective: Objective, pretrain: DictConfig, packs_per_rank: int) -> deepspeed.DeepSpeedEngine:

@@ -210,3 +210,11 @@ def test_docs_of_the_run_folder_are_true(tiny_run):
         "config.yaml",
     }
     assert {path.name for path in Path(tiny_run).iterdir()} == expected
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_one_run_after_the_other(tiny_dataset, tmp_path):
+    settings = command(tmp_path, tiny_dataset, "pretrain.steps=2", "seed=0,1", f"paths.run={tmp_path}/seed-${{seed}}")
+    run_mum("pretrain", "-m", *settings)
+    assert losses(tmp_path / "seed-0") != losses(tmp_path / "seed-1")
+    assert all((tmp_path / f"seed-{seed}" / "encoder" / "model.safetensors").is_file() for seed in (0, 1))

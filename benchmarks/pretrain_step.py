@@ -195,7 +195,7 @@ def _from_dataset(setting: Setting, device: torch.device) -> Iterator[tuple[Tens
     index = SceneIndex.open(Path(setting.dataset))
     sequences = index.sequences("train")
     draw = {"frames": setting.frames, "views": setting.views, "single_view_share": 0.0, "mix": {}, "seed": 0}
-    sampler = ViewSampler(sequences, ["all"] * len(sequences), **draw)
+    sampler = ViewSampler(sequences, index.sources(sequences), **draw)
     packs = StepPacks(index, sampler, Augmentation(setting.side, 0.8, 0.5), packs=1)
     for (pack,) in load_packs(packs, range(10**6), workers=1):
         yield pack.images.to(device, non_blocking=True), pack.views

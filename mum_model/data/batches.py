@@ -7,7 +7,7 @@ Nothing here has a state: step 1000 of an interrupted run draws the same frames,
 unbroken one, and any worker can make any pack.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cache
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mum_model.data.scenes import SceneIndex
+from mum_model.data.scenes import SceneIndex, Sequences
 from mum_model.errors import UserError
 
 
@@ -162,8 +162,8 @@ class ViewSampler:
 
     def __init__(
         self,
-        sequences: Sequence[np.ndarray],
-        sources: Sequence[str],
+        sequences: Sequences,
+        sources: np.ndarray,
         *,
         frames: int,
         views: tuple[int, int],
@@ -174,8 +174,8 @@ class ViewSampler:
         """Set the draw up.
 
         Args:
-            sequences: Rows of the index, one array a sequence.
-            sources: The source of each sequence.
+            sequences: Of a split.
+            sources: The source of each, `[sequences]`.
             frames: Frames of a pack.
             views: Smallest and largest view count.
             single_view_share: Share of packs in which every frame is a scene of its own, as in MAE; of sequences of one
@@ -187,15 +187,15 @@ class ViewSampler:
             UserError: No sequence is as long as the smallest view count, no scenes fill a pack, or the mix names a
                 source that is not there.
         """
-        longest = max((len(sequence) for sequence in sequences), default=0)
+        longest = int(sequences.lengths.max(initial=0))
         if longest < views[0]:
             raise UserError(
                 f"pretrain.views={list(views)}: the longest training sequence has {longest} views. "
                 "Lower pretrain.views or data.sequence.min_overlap, or prepare more frames"
             )
-        unknown = sorted(set(mix) - set(sources))
-        if unknown:
-            raise UserError(f"pretrain.mix names {unknown}: the dataset's sources are {sorted(set(sources))}")
+        known = sorted({str(name) for name in np.unique(sources)})
+        if unknown := sorted(set(mix) - set(known)):
+            raise UserError(f"pretrain.mix names {unknown}: the dataset's sources are {known}")
         self.frames, self.single_view_share, self.mix, self.seed = frames, single_view_share, dict(mix), seed
         self.views = (views[0], min(views[1], longest))
         try:
@@ -203,8 +203,7 @@ class ViewSampler:
         except ValueError as error:
             raise UserError(f"pretrain.pack={frames}, pretrain.views={list(views)}: {error}") from error
         self.sequences = sequences
-        self._lengths = np.array([len(sequence) for sequence in sequences])
-        self._sources = np.array(sources)
+        self._lengths, self._sources = sequences.lengths, sources
         self._eligible = cache(self._eligible_by_source)
 
     def draw(self, step: int, pack: int) -> list[np.ndarray]:

@@ -91,6 +91,12 @@ class Sequences(Sequence[np.ndarray]):
         chunks = [pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in self._frames.chunks]
         return np.concatenate([np.empty(0, np.int32), *chunks]).astype(np.int32)
 
+    @cached_property
+    def firsts(self) -> np.ndarray:
+        """The first row of each, int64 `[sequences]`."""
+        chunks = [pc.list_element(chunk, 0).to_numpy(zero_copy_only=False) for chunk in self._frames.chunks]
+        return np.concatenate([np.empty(0, np.int64), *chunks]).astype(np.int64)
+
 
 @dataclass(frozen=True)
 class SceneIndex:
@@ -168,6 +174,10 @@ class SceneIndex:
     def sequences(self, split: str) -> Sequences:
         """The split's sequences of rows; those of the kind `anchor` begin with it, best overlap first."""
         return Sequences(read_table(self.directory / f"sequences-{split}.arrow"))
+
+    def sources(self, sequences: Sequences) -> np.ndarray:
+        """The source of each sequence, `[sequences]`; only their rows of the index are read."""
+        return self.frames["source"].take(pa.array(sequences.firsts)).to_numpy()
 
     def covisible_pairs(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The split's ordered pairs of rows with their overlap: a `[P]`, b `[P]`, overlap `[P]`."""

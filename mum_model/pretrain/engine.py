@@ -29,7 +29,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def join_process_group(timeout_seconds: float) -> None:
     """Join the processes that torchrun started; a process started alone is a group of one.
 
-    The group is left when the process ends, not when a training does: Hydra's multirun has several in one process. (With
+    The group is left when the process ends, not when a training does: Hydra's multirun has several in one. (With
     DeepSpeed's own ending alone, processes now and then aborted at exit.)
 
     Args:

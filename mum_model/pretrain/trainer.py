@@ -194,12 +194,11 @@ class Trainer:
         if settings.frames % settings.pack:
             raise UserError(f"pretrain.frames={settings.frames}: must be a multiple of pretrain.pack={settings.pack}")
         sequences = self.index.sequences(split)
-        if max((len(rows) for rows in sequences), default=0) < settings.views[0]:
+        if sequences.lengths.max(initial=0) < settings.views[0]:
             sequences = self.index.sequences("train")
-        sources = self.index.column("source")
         sampler = ViewSampler(
             sequences,
-            [str(sources[rows[0]]) for rows in sequences],
+            self.index.sources(sequences),
             frames=settings.pack,
             views=tuple(settings.views),
             single_view_share=settings.single_view_share,

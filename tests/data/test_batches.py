@@ -3,11 +3,12 @@
 import itertools
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from mum_model.data.batches import Augmentation, Purpose, StepPacks, ViewCounts, ViewSampler, generator, load_packs
-from mum_model.data.scenes import SceneIndex
+from mum_model.data.scenes import SceneIndex, Sequences
 from mum_model.errors import UserError
 
 SEQUENCES = [np.arange(i * 10, i * 10 + length) for i, length in enumerate([8, 8, 5, 3])]
@@ -16,7 +17,10 @@ SEQUENCES = [np.arange(i * 10, i * 10 + length) for i, length in enumerate([8, 8
 def sampler(sequences=SEQUENCES, **changes):
     settings = {"frames": 12, "views": (2, 4), "single_view_share": 0.0, "mix": {}, "seed": 0}
     sources = changes.pop("sources", ["rooms"] * len(sequences))
-    return ViewSampler(sequences, sources, **settings | changes)
+    if not isinstance(sequences, Sequences):
+        rows = pa.array([rows.tolist() for rows in sequences], pa.list_(pa.int32()))
+        sequences = Sequences(pa.table({"frames": rows}))
+    return ViewSampler(sequences, np.array(sources), **settings | changes)
 
 
 def test_a_pack_is_full_of_distinct_views_of_its_sequences():

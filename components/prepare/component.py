@@ -11,7 +11,7 @@ def prepare(overrides: list, dataset: dsl.Output[dsl.Dataset], metrics: dsl.Outp
 
     Args:
         overrides: Hydra overrides of the configuration, for instance `["data.source=/captures/kitchen"]`.
-        dataset: The dataset folder: `index.parquet`, `sequences.parquet`, shards and the card `dataset.json`.
+        dataset: The dataset folder: `index.arrow`, sequences, shards and the card `dataset.json`.
         metrics: Counts of frames and scenes, in all and by split, from the card.
     """
     import json

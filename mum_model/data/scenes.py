@@ -71,6 +71,10 @@ def read_table(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
+INDEX_FILES = ("index.arrow", "dataset.json")
+"""What makes a folder a prepared dataset."""
+
+
 class Sequences(Sequence[np.ndarray]):
     """The sequences of a split: rows of the index, mapped into memory."""
 
@@ -125,12 +129,17 @@ class SceneIndex:
         Raises:
             UserError: It is no such folder.
         """
-        for name in ("index.arrow", "dataset.json"):
+        for name in INDEX_FILES:
             if not (directory / name).is_file():
                 raise UserError(f"{directory}: not a prepared dataset, it has no {name}; write one with `mum prepare`")
         return cls(
             directory, read_table(directory / "index.arrow"), json.loads((directory / "dataset.json").read_text())
         )
+
+    @staticmethod
+    def is_in(directory: Path) -> bool:
+        """Whether a folder is such a dataset."""
+        return all((directory / name).is_file() for name in INDEX_FILES)
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
         """Another process maps the same files instead of being sent them."""

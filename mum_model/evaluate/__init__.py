@@ -122,7 +122,7 @@ def _try_out(contestant: Contestant, size: int) -> None:
 
 def _pretraining(cfg: DictConfig) -> SceneIndex | None:
     folder = Path(cfg.paths.dataset)
-    return SceneIndex.open(folder) if (folder / "index.parquet").is_file() else None
+    return SceneIndex.open(folder) if SceneIndex.is_in(folder) else None
 
 
 def _by_benchmark(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -8,14 +8,15 @@ import numpy as np
 
 from mum_model.data.captures import Frame
 from mum_model.data.geometry import invert_pose, pixel_grid, transform, unproject
-from mum_model.data.sources.rendered import rendered_captures
+from mum_model.data.sources.rendered import rendered_scenes
 
 WIDTH, HEIGHT = 96, 72
 
 
 def rooms(count, views, seed=5):
     """Frames of rendered rooms, cut to a picture that is not square."""
-    for capture in rendered_captures(count, views, WIDTH, seed):
+    for scene in rendered_scenes(count, views, WIDTH, seed):
+        capture = scene.capture()
         yield [cut(capture.load(name)) for name in capture.frames]
 
 

@@ -37,7 +37,7 @@ def test_what_a_run_leaves(tiny_run):
     with (tiny_run / "training.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3", "4", "5", "6"]
     picture = cv2.imread(str(tiny_run / "pictures" / "step-00000006.png"))
-    assert picture.shape == (3 * 48 + 2 * 4, 4 * 48 + 3 * 4, 3)
+    assert picture.shape in [(3 * 48 + 2 * 4, views * 48 + (views - 1) * 4, 3) for views in (2, 3, 4)]
     assert (tiny_run / "config.yaml").is_file()
 
 
@@ -149,7 +149,7 @@ def scrape(port):
         ("pretrain.pack=3", "pretrain.frames=8: must be a multiple of pretrain.pack=3"),
         ("pretrain.recompute=2", "pretrain.recompute=2: expected a share"),
         ("pretrain.trackers=[notebook]", "expected any of tensorboard, mlflow"),
-        ("pretrain.mix={films:2}", "the dataset's sources are ['rendered']"),
+        ("+pretrain.mix.films=2", "the dataset's sources are ['rendered']"),
     ],
 )
 def test_settings_that_cannot_be_are_named(tiny_dataset, tmp_path, setting, message):

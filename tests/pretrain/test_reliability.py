@@ -27,9 +27,7 @@ def test_a_killed_run_goes_on_bit_by_bit(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("before", "after"), [((2, 3), (1, 0)), ((1, 0), (2, 3)), ((2, 1), (4, 2)), ((4, 2), (2, 1)), ((2, 0), (2, 0))]
-)
+@pytest.mark.parametrize(("before", "after"), [((2, 3), (1, 0)), ((1, 0), (2, 1)), ((4, 2), (2, 3))])
 def test_resuming_on_other_processes_and_zero_stages(tiny_dataset, tmp_path, before, after):
     """Half the training on some ranks and ZeRO stage, the rest on others: the losses of an unbroken one.
 
@@ -50,9 +48,9 @@ def test_resuming_on_other_processes_and_zero_stages(tiny_dataset, tmp_path, bef
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_finishes_the_step_and_writes_a_checkpoint(tiny_dataset, tmp_path, processes):
+def test_sigterm_finishes_the_step_and_writes_a_checkpoint(tiny_dataset, tmp_path):
     """Preempted at some step, continued by the same command: the losses of an unbroken run, in float64, all digits."""
+    processes = 2
     settings = ["pretrain.steps=40", "pretrain.pack=4", "pretrain.checkpoint_every=1000"]
     again = torchrun_command("pretrain", processes, command(tmp_path, tiny_dataset, *settings))
     child = subprocess.Popen(again, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -27,7 +27,12 @@ COMMANDS = {
 }
 
 # Hydra would make a folder of its own for each run; stages say themselves where they write.
-HYDRA_SETTINGS = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=stdout", "hydra.sweep.dir=."]
+HYDRA_SETTINGS = [
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=stdout",
+    "hydra.sweep.dir=outputs/multirun",
+]
 
 
 def main() -> None:

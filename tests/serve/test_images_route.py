@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import time
 
 import numpy as np
 import pytest
@@ -113,6 +114,9 @@ def test_a_body_without_end_is_cut(server):
 def test_request_id_is_given_back_and_logged(server):
     answer = requests.get(f"{server.url}/v2/models", headers={"x-request-id": "abc-1"}, timeout=5)
     assert answer.headers["x-request-id"] == "abc-1"
+    deadline = time.monotonic() + 5
+    while "abc-1" not in server.log.read_text() and time.monotonic() < deadline:  # written after the answer was sent
+        time.sleep(0.02)
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     (line,) = [line for line in lines if line.get("request_id") == "abc-1"]
     assert (line["message"], line["path"], line["status"]) == ("request", "/v2/models", 200)

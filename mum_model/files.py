@@ -1,5 +1,6 @@
 """Writing so that nothing half-written is ever mistaken for a result."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -59,3 +60,16 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: A number is not finite.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Args:
+        path: The file.
+
+    Returns:
+        64 characters.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

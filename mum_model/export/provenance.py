@@ -1,11 +1,12 @@
 """Where an exported file comes from, so that one found years later can be told apart from any other."""
 
-import hashlib
 import json
 import subprocess
 from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
+
+from mum_model.files import file_sha256
 
 
 def provenance(run: Path, dataset: Path) -> dict[str, Any]:
@@ -30,9 +31,7 @@ def provenance(run: Path, dataset: Path) -> dict[str, Any]:
 
 def described(path: Path) -> dict[str, Any]:
     """Name, size in bytes and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _git_revision() -> str | None:

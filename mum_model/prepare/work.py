@@ -32,6 +32,7 @@ from mum_model.data.geometry import resize_depth, resize_intrinsics
 from mum_model.data.scenes import FRAME_FIELDS
 from mum_model.data.shards import Extent, ShardWriter, encode_depth, encode_image, read_once
 from mum_model.errors import UserError
+from mum_model.files import file_sha256
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -165,7 +166,7 @@ def _write(capture: Capture, path: Path, settings: FrameSettings) -> WrittenScen
     frames = len(rows)
     if not frames:
         path.unlink()
-    digest = _sha256(path) if frames else ""
+    digest = file_sha256(path) if frames else ""
     return WrittenScene(
         capture.source,
         capture.scene,
@@ -189,14 +190,9 @@ def _shard(path: Path) -> Iterator[ShardWriter]:
     partial.replace(path)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def is_whole(path: Path, sha256: str) -> bool:
     """Whether a shard is there with the content it was written with."""
-    return path.is_file() and _sha256(path) == sha256
+    return path.is_file() and file_sha256(path) == sha256
 
 
 def resize(frame: Frame, short_side: int) -> Frame:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mum_model.errors import UserError
-from mum_model.files import write_json, written_whole
+from mum_model.files import file_sha256, write_json, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def read_checkpoint(directory: Path) -> tuple[Progress, dict[str, Tensor]]:
     path = directory / "state.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path}: missing")
-    if _sha256(path) != expected:
+    if file_sha256(path) != expected:
         raise CheckpointError(f"{path}: its content is not what was written (wrong hash)")
     return progress, load_file(path)
 
@@ -171,7 +171,9 @@ class Checkpoints:
         with written_whole(self.directory / f"step-{progress.step:08d}") as partial:
             save_file(state, partial / "state.safetensors")
             write_encoder(partial / "encoder")
-            write_json(partial / "training.json", asdict(progress) | {"sha256": _sha256(partial / "state.safetensors")})
+            write_json(
+                partial / "training.json", asdict(progress) | {"sha256": file_sha256(partial / "state.safetensors")}
+            )
         self._remove_old()
 
     def _remove_old(self) -> None:
@@ -195,8 +197,3 @@ def _validation_loss(folder: Path) -> float:
         return json.loads((folder / "training.json").read_text())["validation_loss"]
     except (OSError, ValueError, KeyError):
         return float("inf")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """Frames of published benchmarks, as files in folders: checked when they are opened, read when they are needed."""
 
-import hashlib
 import io
 import pickle
 import zipfile
@@ -17,6 +16,7 @@ from mum_model.data.captures import RefusedError
 from mum_model.data.geometry import Camera
 from mum_model.data.images import image_size, read_image
 from mum_model.errors import UserError
+from mum_model.files import file_sha256
 
 MAX_LIST_BYTES = 2 << 30
 
@@ -138,10 +138,7 @@ def _kept_depth(read: Callable[[Path], np.ndarray], path: Path) -> np.ndarray:
     return read(path)
 
 
-@lru_cache(maxsize=1 << 20)
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+_sha256 = lru_cache(maxsize=1 << 20)(file_sha256)
 
 
 def listed_files(name: str, root: Path, patterns: Sequence[str]) -> list[Path]:

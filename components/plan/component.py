@@ -1,0 +1,23 @@
+"""KFP component that lists what the evaluation fans out over."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def plan(overrides: list) -> list:
+    """List the parts of the evaluation: each encoder on each benchmark.
+
+    Args:
+        overrides: Hydra overrides of the configuration, for instance `["encoder=[run,pixels]"]`.
+
+    Returns:
+        Parts, each with an `encoder` and a `benchmark`.
+    """
+    from mum_model.config import compose
+
+    cfg = compose(overrides)
+    return [
+        {"encoder": encoder, "benchmark": benchmark} for encoder in cfg.encoder for benchmark in cfg.evaluate.benchmarks
+    ]

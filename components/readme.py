@@ -10,7 +10,19 @@ import docstring_parser
 import yaml
 from kfp.dsl.base_component import BaseComponent
 
-STAGES = ("dataset_version", "prepare", "pretrain", "evaluate", "export")
+STAGES = (
+    "prepare",
+    "dataset_version",
+    "pretrain",
+    "plan",
+    "evaluate",
+    "report",
+    "export",
+    "gate",
+    "register",
+    "deploy",
+    "finish",
+)
 
 
 def component_of(stage: str) -> BaseComponent:

@@ -10,7 +10,7 @@ import docstring_parser
 import yaml
 from kfp.dsl.base_component import BaseComponent
 
-STAGES = ("dataset_version", "prepare", "pretrain", "evaluate", "export")
+STAGES = ("dataset_version", "prepare", "pretrain", "evaluate", "export", "register")
 
 
 def component_of(stage: str) -> BaseComponent:

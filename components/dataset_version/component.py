@@ -18,15 +18,15 @@ def dataset_version(
     """Bring a version of a dataset onto the workspace volume, or make one of what `prepare` wrote.
 
     Args:
-        revision: Version to bring: a tag, branch or commit of `repository`; without one, the hash of a dataset in
-            `remote` (`0123...cdef.dir`). Not read where `prepared` is given.
+        revision: Version to bring: the hash of a dataset in `remote` (`0123...cdef.dir`), or a tag, branch or commit of
+            `repository`. Empty: `prepared` is versioned.
         repository: Address of the git repository whose `dvc.lock` names the dataset, or empty.
-        remote: DVC remote, an `s3://` URL or a folder. Empty: the default remote of `repository`; with `prepared`, the
-            revision is computed and nothing is sent.
+        remote: DVC remote, an `s3://` URL or a folder. Empty: bring from the default remote of `repository`; version
+            without sending anything.
         workspace: Folder of the workspace volume; the dataset comes to lie under `datasets/` in it.
         versioned: The dataset folder, by its card; `revision` finds it again.
         metrics: Counts of frames and scenes, in all and by split, from the card.
-        prepared: The dataset folder that `prepare` wrote, to be versioned and pushed where it lies.
+        prepared: The dataset folder that `prepare` wrote; it is versioned and pushed where it lies.
     """
     import json
     from pathlib import Path
@@ -35,7 +35,7 @@ def dataset_version(
     from components.versions import pull, push
     from components.workspace import describe, folder_of, own_folder
 
-    if prepared is None:
+    if revision or prepared is None:
         folder = own_folder(versioned, Path(workspace) / "datasets")
         facts = pull(revision, repository, remote, folder)
     else:

@@ -83,9 +83,9 @@ def pull(revision: str, repository: str, remote: str, folder: Path) -> dict[str,
     A second attempt goes on with the files that the first one had brought.
 
     Args:
-        revision: A git revision of `repository`; without one, the hash of a dataset, as `push` returned it.
-        repository: Address of a git repository with our `dvc.lock`.
-        remote: Folder or URL of the DVC remote; empty takes the default remote of the repository.
+        revision: The hash of a dataset, as `push` returned it, or a tag, branch or commit of `repository`.
+        repository: Address of a git repository with our `dvc.lock`; a hash needs none.
+        remote: Folder or URL of the DVC remote; empty takes the default remote of that git revision.
         folder: The dataset folder to write.
 
     Returns:
@@ -96,15 +96,15 @@ def pull(revision: str, repository: str, remote: str, folder: Path) -> dict[str,
             missing or does not have the content that it should, or the volume is full.
     """
     _refuse_credentials(repository=repository, remote=remote)
-    facts, config = _look_up(revision, repository, remote) if repository else _as_given(revision, remote)
-    found, remote = facts["revision"], config["remote"][config["core"]["remote"]]["url"]
+    facts, config = _found(revision, repository, remote)
+    revision, remote = facts["revision"], config["remote"][config["core"]["remote"]]["url"]
     with _said_plainly(remote, folder):
         store = _open_remote(config)
-        listed = _listed(store, found, remote)
+        listed = _listed(store, revision, remote)
         with written_whole(folder, resume=True) as partial:
             _remove_unlisted(partial, listed)
             _require_content(partial, _fetched(store, listed, partial, remote))
-    logger.info("%s is revision %s of %s, %d files", folder, found, remote, len(listed))
+    logger.info("%s is revision %s of %s, %d files", folder, revision, remote, len(listed))
     return {**facts, "remote": remote}
 
 
@@ -116,16 +116,6 @@ def _refuse_credentials(**addresses: str) -> None:
                 f"{name}: a password or token has no place in an address, which everybody sees; put it into the secret "
                 "mum-git (git) or mum-dvc (the remote)"
             )
-
-
-def _as_given(revision: str, remote: str) -> tuple[dict[str, str], Mapping[str, Any]]:
-    """The hash of a dataset and DVC's configuration, where there is no repository to ask."""
-    if not HASH_OF_A_FOLDER.fullmatch(revision) or not remote:
-        raise UserError(
-            f"revision={revision!r}, remote={remote!r}: without a repository, the hash of a dataset (32 digits, .dir) "
-            "and the remote that holds it are expected; give the repository to name a tag, a branch or a commit"
-        )
-    return {"revision": revision}, _config_of(remote)
 
 
 # The remote.
@@ -237,11 +227,24 @@ def _said_plainly(remote: str, folder: Path | None = None) -> Iterator[None]:
         raise UserError(f"{remote}: {error}") from error
 
 
-# The repository.
+# The revision.
+
+
+def _found(revision: str, repository: str, remote: str) -> tuple[dict[str, str], Mapping[str, Any]]:
+    """The dataset that a revision means, and the remote to get it from, as DVC is configured."""
+    is_hash = HASH_OF_A_FOLDER.fullmatch(revision)
+    if is_hash and remote:
+        return {"revision": revision}, _config_of(remote)
+    if is_hash or not repository:
+        raise UserError(
+            f"revision={revision!r}, remote={remote!r}, repository={repository!r}: expected the hash of a dataset (32 "
+            "digits and .dir) and the remote that holds it, or a tag, branch or commit and its repository"
+        )
+    return _look_up(revision, repository, remote)
 
 
 def _look_up(revision: str, repository: str, remote: str) -> tuple[dict[str, str], Mapping[str, Any]]:
-    """What a git revision says of the dataset, and DVC's configuration to get it."""
+    """What a git revision says of the dataset, and the remote to get it from, as DVC is configured."""
     place = f"{repository} at {revision}"
     with TemporaryDirectory() as clone:
         # Without file contents, where the server can leave them out; those that are read come one by one.

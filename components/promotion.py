@@ -1,36 +1,35 @@
-"""Which version of an experiment is served: a pointer on the workspace, moved when a promotion is whole."""
+"""Which version of a model is served: a pointer on the workspace, moved when a promotion is whole."""
 
 import json
+import shutil
 from pathlib import Path
 
 from mum_model.files import write_json
 
-
-def _pointer(workspace: str, experiment: str) -> Path:
-    return Path(workspace, "models", experiment, "served.json")
+CANDIDATE = "candidate.json"  # what the next gate compares with, as `mum report` writes it
 
 
-def record_served(workspace: str, experiment: str, version: str, metrics: Path) -> None:
+def record_served(version: Path, evaluation: Path) -> None:
     """Say that a version is served from now on.
 
     Args:
-        workspace: Where the workspace volume is mounted.
-        experiment: Whose version.
-        version: Its name.
-        metrics: Its `metrics.json`, which the next gate compares with.
+        version: Folder of the version, `<workspace>/models/<experiment>/<version>`.
+        evaluation: The report by which it was promoted.
     """
-    write_json(_pointer(workspace, experiment), {"version": version, "metrics": str(metrics)})
+    shutil.copyfile(evaluation / CANDIDATE, version / CANDIDATE)
+    write_json(version.parent / "served.json", {"version": version.name})
 
 
-def served_metrics(workspace: str, experiment: str) -> str | None:
-    """The numbers of the version that is served.
+def served_record(workspace: str, experiment: str) -> Path | None:
+    """How the version that is served was judged.
 
     Args:
         workspace: Where the workspace volume is mounted.
-        experiment: Whose version.
+        experiment: Name of the model.
 
     Returns:
-        Its `metrics.json`; None where nothing is served yet.
+        Its `candidate.json`; None where nothing is served yet.
     """
-    pointer = _pointer(workspace, experiment)
-    return json.loads(pointer.read_text())["metrics"] if pointer.exists() else None
+    models = Path(workspace, "models", experiment)
+    served = models / "served.json"
+    return models / json.loads(served.read_text())["version"] / CANDIDATE if served.exists() else None

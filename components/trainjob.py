@@ -86,7 +86,7 @@ def train(
     gpus: int,
     image: str,
     runtime: str = "mum-torch-distributed",
-    queue: str | None = None,
+    queue: str = "",
     gpu_type: str = "nvidia.com/gpu",
     task_config: dsl.TaskConfig,
 ) -> None:
@@ -105,7 +105,7 @@ def train(
         gpus: GPUs of each, and processes, one for each; 0 trains by one process on CPUs.
         image: Container image with `mum`.
         runtime: The ClusterTrainingRuntime.
-        queue: The LocalQueue of Kueue that lets all pods in at once; None starts them as there is room.
+        queue: The LocalQueue of Kueue that lets all pods in at once; empty starts them as there is room.
         gpu_type: Resource name of a GPU.
         task_config: What KFP hands through to the training: resources, environment, volumes, node selector,
             tolerations and affinity.
@@ -120,7 +120,7 @@ def train(
     _pod_patch(task_config)(job, None, cluster.backend)
     progress = _Progress(compose(overrides))
     with _stopped_by_signals():
-        if queue is not None:
+        if queue:
             _require_queue(cluster, queue)
         for restart in range(RESTARTS):
             preemption = _Attempt(cluster, job, progress).run()
@@ -150,11 +150,11 @@ def _trainer(
     return {**trainer, "resourcesPerNode": resources} if resources else trainer
 
 
-def _train_job(name: str, runtime: str, queue: str | None, trainer: dict[str, Any]) -> dict[str, Any]:
+def _train_job(name: str, runtime: str, queue: str, trainer: dict[str, Any]) -> dict[str, Any]:
     metadata: dict[str, Any] = {"name": name, "labels": dict(LABELS), "ownerReferences": _owner()}
     reference = {"apiGroup": constants.GROUP, "kind": "ClusterTrainingRuntime", "name": runtime}
     spec: dict[str, Any] = {"runtimeRef": reference, "trainer": trainer}
-    if queue is not None:
+    if queue:
         metadata["labels"]["kueue.x-k8s.io/queue-name"] = queue
         spec["suspend"] = True  # until Kueue has room for all of its pods
     return {"apiVersion": constants.API_VERSION, "kind": constants.TRAINJOB_KIND, "metadata": metadata, "spec": spec}

@@ -36,6 +36,9 @@ The same by KFP's own command:
     'overrides=["KEY=VALUE"]' nodes=2 gpus=8
 """
 
+LEFT = {"run": "pretrain", "encoder": "pretrain/encoder", "report": "reports/*/report.html", "onnx": "exports/*/*.onnx"}
+"""What a run leaves on the workspace for people."""
+
 STATES = {"ok": "green", "missing": "red", "unknown": "yellow"}
 
 
@@ -190,8 +193,11 @@ def run(
         )
     except RuntimeError as error:
         raise click.ClickException(f"{error} Its own message is in the log above.") from error
-    for folder in sorted(_runs(workspace) - before):
-        click.echo(folder)
+    (new,) = _runs(workspace) - before
+    folder = new.with_name(continue_run) if continue_run else new
+    for name, pattern in LEFT.items():
+        newest = max(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+        click.echo(f"{name:9}{newest}")
 
 
 def _runs(workspace: Path) -> set[Path]:

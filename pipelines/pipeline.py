@@ -94,8 +94,7 @@ def build(platform: Platform) -> BaseComponent:
                 judged = _computing(
                     evaluate(
                         overrides=overrides,
-                        encoder=part.encoder,
-                        benchmark=part.benchmark,
+                        part=part,
                         workspace=workspace,
                         dataset=dataset,
                         run=run,
@@ -130,11 +129,11 @@ def build(platform: Platform) -> BaseComponent:
                 deployed = _light(
                     deploy(
                         service=platform.service,
-                        experiment=experiment,
                         canary_percent=platform.canary_percent,
                         workspace=workspace,
                         claim=platform.claim,
                         registered=registered.outputs["registered"],
+                        evaluation=evaluation,
                         onnx=exported.outputs["onnx"],
                     ),
                     platform,
@@ -215,5 +214,5 @@ def _with_credentials(task: dsl.PipelineTask, platform: Platform) -> None:
 
 def _cluster(platform: Platform) -> dict:
     """What the training step makes a TrainJob with."""
-    gpu = None if platform.gpu is None else platform.gpu.type
-    return {"image": platform.image, "runtime": platform.runtime, "queue": platform.queue or None, "gpu": gpu}
+    gpu_type = "" if platform.gpu is None else platform.gpu.type
+    return {"image": platform.image, "runtime": platform.runtime, "queue": platform.queue, "gpu_type": gpu_type}

@@ -1,7 +1,9 @@
 """What has to be there before a run is queued: looked up on the cluster, from the compiled pipeline alone."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
@@ -46,9 +48,9 @@ class Needs:
         images: Of its steps.
         claims: PersistentVolumeClaims.
         secrets: Secrets, and whether the pipeline does without.
-        gpu: Name of the GPU resource of the training; None where it has none.
+        gpu: Name of the GPU resource of the training; empty where it has none.
         runtime: ClusterTrainingRuntime of the training.
-        queue: LocalQueue of the training; None where it does not queue.
+        queue: LocalQueue of the training; empty where it does not queue.
         remote: DVC remote of the datasets.
         repository: Git repository of the datasets.
     """
@@ -56,9 +58,9 @@ class Needs:
     images: frozenset[str]
     claims: frozenset[str]
     secrets: dict[str, bool]
-    gpu: str | None
+    gpu: str
     runtime: str
-    queue: str | None
+    queue: str
     remote: str
     repository: str
 
@@ -97,7 +99,7 @@ def read_needs(file: Path) -> Needs:
                 secret["secretNameParameter"]["runtimeValue"]["constant"]: secret.get("optional", False)
                 for secret in secrets
             },
-            gpu=cluster["gpu"],
+            gpu=cluster["gpu_type"],
             runtime=cluster["runtime"],
             queue=cluster["queue"],
             remote=_constant(spec, "dataset-version", "remote"),
@@ -128,7 +130,7 @@ def look(needs: Needs, namespace: str, *, nodes: int, gpus: int, dataset_revisio
         A finding for each thing.
     """
     try:
-        config.load_config()
+        config.load_config(config_file=os.environ.get("KUBECONFIG"))
     except config.ConfigException as error:
         yield Finding("unknown", f"cluster: {error}; set KUBECONFIG to let it be looked at")
     else:
@@ -145,7 +147,7 @@ def _on_cluster(core: client.CoreV1Api, needs: Needs, namespace: str, nodes: int
     for claim in sorted(needs.claims):
         yield _read(
             f"volume claim {claim}",
-            lambda claim=claim: core.read_namespaced_persistent_volume_claim(claim, namespace),
+            partial(core.read_namespaced_persistent_volume_claim, claim, namespace),
             "it is the workspace of the steps: kubectl apply -k k8s/overlays/gpu, or name another by `claim`",
         )
     for secret, optional in sorted(needs.secrets.items()):
@@ -188,7 +190,7 @@ def _for_training(core: client.CoreV1Api, needs: Needs, namespace: str, nodes: i
         ),
         "install Kubeflow Trainer v2, then kubectl apply -k k8s/overlays/gpu",
     )
-    if needs.queue is not None:
+    if needs.queue:
         yield _read(
             f"queue {needs.queue}",
             lambda: objects.get_namespaced_custom_object(
@@ -200,8 +202,8 @@ def _for_training(core: client.CoreV1Api, needs: Needs, namespace: str, nodes: i
         yield _gpus(core, needs.gpu, nodes, gpus)
 
 
-def _gpus(core: client.CoreV1Api, resource: str | None, nodes: int, gpus: int) -> Finding:
-    if resource is None:
+def _gpus(core: client.CoreV1Api, resource: str, nodes: int, gpus: int) -> Finding:
+    if not resource:
         return Finding("missing", f"{gpus} GPUs a node: the pipeline was compiled for a cluster without any (gpu=null)")
     what = f"{nodes} nodes with {gpus} {resource}"
     offered: list[int] = []

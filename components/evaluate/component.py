@@ -8,8 +8,7 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def evaluate(
     overrides: list,
-    encoder: str,
-    benchmark: str,
+    part: dict,
     workspace: str,
     dataset: dsl.Input[dsl.Dataset],
     run: dsl.Input[dsl.Model],
@@ -19,8 +18,7 @@ def evaluate(
 
     Args:
         overrides: Hydra overrides of the configuration, for instance `["evaluate.seeds=1"]`.
-        encoder: Which encoder, as `encoder` of the configuration names it: `run` is the trained one.
-        benchmark: Which benchmark, one of `evaluate.benchmarks`.
+        part: The `encoder` and the `benchmark`, as `plan` lists them.
         workspace: Where the workspace volume is mounted.
         dataset: The dataset's card.
         run: The trained run.
@@ -30,9 +28,9 @@ def evaluate(
     from mum_model.config import compose
     from mum_model.evaluate import evaluate
 
-    cfg = compose([*overrides, "gate=[]", f"encoder=[{encoder}]", f"evaluate.only=[{benchmark}]"])
-    cfg.paths.dataset = str(folder_of(dataset))
-    cfg.paths.run = str(folder_of(run))
+    cfg = compose([*overrides, "gate=[]"])
+    cfg.encoder, cfg.evaluate.only = [part["encoder"]], [part["benchmark"]]
+    cfg.paths.dataset, cfg.paths.run = str(folder_of(dataset)), str(folder_of(run))
     cfg.paths.features = f"{workspace}/features"
     cfg.paths.evaluation = str(own_folder(evaluation, folder_of(run).parent / "evaluations"))
-    describe(evaluation, evaluate(cfg), "metrics.json", encoder=encoder, benchmark=benchmark)
+    describe(evaluation, evaluate(cfg), "metrics.json", part=part)

@@ -26,14 +26,16 @@ def gate(
     Returns:
         Whether it is promoted.
     """
-    from components.promotion import served_metrics
+    from pathlib import Path
+
+    from components.promotion import served_record
     from components.workspace import folder_of
     from mum_model.config import compose
     from mum_model.evaluate import decide_gate
     from mum_model.files import write_text
 
-    cfg = compose(overrides)
-    cfg.paths.served = served_metrics(workspace, experiment)
-    decision = decide_gate(cfg, folder_of(evaluation))
-    write_text(reasons.path, decision.as_markdown())
+    decision = decide_gate(folder_of(evaluation), compose(overrides).gate, served_record(workspace, experiment))
+    verdict = "promoted" if decision.promoted else "not promoted"
+    lines = [f"**{decision.candidate} is {verdict}**", *(f"- {reason}" for reason in decision.reasons or ["no rules"])]
+    write_text(Path(reasons.path), "\n".join(lines) + "\n")
     return decision.promoted

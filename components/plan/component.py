@@ -13,11 +13,14 @@ def plan(overrides: list) -> list:
         overrides: Hydra overrides of the configuration, for instance `["encoder=[run,pixels]"]`.
 
     Returns:
-        Parts, each with an `encoder` and a `benchmark`.
+        Parts, each with an `encoder`, as the configuration names it, and the name of a `benchmark`.
     """
+    from omegaconf import OmegaConf
+
     from mum_model.config import compose
 
     cfg = compose(overrides)
+    encoders = OmegaConf.to_container(cfg.encoder, resolve=True)
     return [
-        {"encoder": encoder, "benchmark": benchmark} for encoder in cfg.encoder for benchmark in cfg.evaluate.benchmarks
+        {"encoder": encoder, "benchmark": benchmark} for encoder in encoders for benchmark in cfg.evaluate.benchmarks
     ]

@@ -28,7 +28,7 @@ def pretrain(
     dataset: dsl.Input[dsl.Dataset],
     run: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    task_config: dsl.TaskConfig = None,  # type: ignore[assignment]  # KFP gives it, an empty one on this machine
+    task_config: dsl.TaskConfig = None,  # KFP gives it: an empty one on this machine
 ) -> None:
     """Train the encoder on the dataset by multi-view masked image modelling.
 
@@ -41,7 +41,7 @@ def pretrain(
         run_id: This run; its folder is `<workspace>/runs/<run_id>/pretrain`.
         continue_run: An earlier run to go on with, in its folder; empty starts a new one.
         workspace: Where the workspace volume is mounted.
-        cluster: How the TrainJob is made: `image`, `runtime`, `queue`, `gpu`.
+        cluster: How the TrainJob is made: `image`, `runtime`, `queue`, `gpu_type`.
         dataset: The dataset's card.
         run: Numbers at the end of the training. The run folder is on the workspace: `encoder/` (for plain timm),
             `model/`, checkpoints, `metrics.jsonl` and pictures.

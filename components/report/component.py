@@ -18,7 +18,7 @@ def report(
     """Put the parts of the evaluation together: one table, one page, one set of numbers.
 
     Args:
-        overrides: Hydra overrides of the configuration; `encoder` gives the order of the encoders.
+        overrides: Hydra overrides of the configuration.
         run: The trained run.
         evaluations: What each `evaluate` step found.
         evaluation: Every number. The report folder is on the workspace: results of each encoder, figures, the page.
@@ -35,7 +35,7 @@ def report(
 
     cfg = compose([*overrides, "gate=[]"])
     cfg.paths.evaluations = [str(folder_of(part)) for part in evaluations]
-    cfg.paths.evaluation = str(own_folder(evaluation, folder_of(run).parent / "reports"))
+    cfg.paths.report = str(own_folder(evaluation, folder_of(run).parent / "reports"))
     folder = report(cfg)
     describe(evaluation, folder, "metrics.json")
     log_numbers(metrics, read_json(folder / "metrics.json"))

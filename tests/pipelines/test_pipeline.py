@@ -167,23 +167,84 @@ def test_a_mistyped_platform_is_refused(setting):
         load_platform(None, (setting,))
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Gets the runs of this module, and their workspace."""
-    return tmp_path_factory.mktemp("root")
-
-
 def run(root, *arguments):
-    """Run the pipeline here; its folder on the workspace."""
-    done = CliRunner().invoke(main, ["run", "--root", str(root), *arguments])
+    """Run the pipeline here, with a DVC remote beside it; returns the paths that it names."""
+    done = CliRunner().invoke(main, ["run", "--root", str(root), "--remote", str(root / "remote"), *TINY, *arguments])
     assert done.exit_code == 0, done.output[-3000:]
-    return Path(done.output.splitlines()[-1])
+    return {name: Path(path) for name, path in re.findall(r"^(\w+) +(/\S+)$", done.output, re.MULTILINE)[-4:]}
 
 
-def written(executor_output):
-    """Metadata of each artifact of a task, as KFP keeps it."""
-    artifacts = json.loads(executor_output.read_text())["artifacts"]
-    return {name: listed["artifacts"][0]["metadata"] for name, listed in artifacts.items()}
+def outputs(root, task):
+    """Metadata of each artifact of a task in the newest run, as KFP keeps it."""
+    newest = max((path for path in root.glob("mum-*")), key=lambda path: path.name)
+    files = sorted(newest.glob(f"**/{task}/executor_output.json"))
+    artifacts = [json.loads(file.read_text())["artifacts"] for file in files]
+    return [{name: listed["artifacts"][0]["metadata"] for name, listed in one.items()} for one in artifacts]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The root of a first run, and what it left."""
+    root = tmp_path_factory.mktemp("root")
+    return root, run(root)
+
+
+@pytest.mark.slow
+def test_runs_from_end_to_end(first):
+    root, left = first
+    assert left.keys() == {"run", "encoder", "report", "onnx"}
+    assert (left["encoder"] / "model.safetensors").is_file()
+    assert left["onnx"].name == "encoder.onnx"
+    page = left["report"].read_text()
+    assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) == [], "the KFP interface shows the page alone"
+    (trained,) = outputs(root, "pretrain")
+    (versioned,) = outputs(root, "dataset-version")
+    assert trained["run"]["dataset_sha256"] == versioned["versioned"]["content_sha256"]
+    assert trained["metrics"]["loss"] > 0
+    judged = json.loads((left["report"].parent / "metrics.json").read_text())
+    assert judged.keys() == {"mum", "random", "pixels", "ratio"}
+    (reported,) = outputs(root, "report")
+    assert reported["metrics"]["mum.dataset.matching.probe_epe"] == judged["mum"]["dataset.matching.probe_epe"]
+    assert len(outputs(root, "evaluate")) == 3, "a step for each encoder"
+
+
+@pytest.mark.slow
+def test_first_model_is_promoted_with_its_lineage(first):
+    root, left = first
+    models = root / "workspace" / "models" / "mum"
+    served = json.loads((models / "served.json").read_text())["version"]
+    assert served == left["run"].parent.name
+    record = json.loads((models / served / "model.json").read_text())
+    (versioned,) = outputs(root, "dataset-version")
+    assert record["data"]["revision"] == versioned["versioned"]["revision"]
+    assert record["metrics"]["mum"] == json.loads((left["report"].parent / "metrics.json").read_text())["mum"]
+    assert record["uri"] == f"pvc://mum-workspace/{left['onnx'].parent.relative_to(root / 'workspace')}"
+    ended = json.loads((left["run"].parent / "end.json").read_text())
+    assert ended["state"] == "SUCCEEDED"
+
+
+@pytest.mark.slow
+def test_later_run_on_a_version_goes_on_and_is_held_to_what_is_served(first):
+    root, left = first
+    (versioned,) = outputs(root, "dataset-version")
+    served = (root / "workspace" / "models" / "mum" / "served.json").read_text()
+    losses = (left["run"] / "metrics.jsonl").read_text()
+    again = run(
+        root,
+        *("--dataset-revision", versioned["versioned"]["revision"], "--continue-run", left["run"].parent.name),
+        *("encoder=[run]", "gate=['dataset.matching.probe_epe <= 0.5 * served']"),
+    )
+    assert again["run"] == left["run"]
+    assert (left["run"] / "metrics.jsonl").read_text() == losses, "it was done already"
+    (pulled,) = outputs(root, "dataset-version")
+    assert pulled["versioned"]["content_sha256"] == versioned["versioned"]["content_sha256"]
+    assert pulled["versioned"]["folder"] != versioned["versioned"]["folder"]
+    newest = max(root.glob("mum-*"), key=lambda path: path.name)
+    (reasons,) = newest.glob("**/gate/reasons")
+    assert "not promoted" in reasons.read_text()
+    assert "broken" in reasons.read_text()
+    assert (root / "workspace" / "models" / "mum" / "served.json").read_text() == served
+    assert not list(newest.glob("**/register"))
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def cluster(tmp_path, monkeypatch):
             "current-context": "c",
         }
         (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         threading.Thread(target=http.serve_forever, daemon=True).start()
         yield http.objects
         http.shutdown()

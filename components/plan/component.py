@@ -20,7 +20,5 @@ def plan(overrides: list) -> list:
     from mum_model.config import compose
 
     cfg = compose(overrides)
-    encoders = OmegaConf.to_container(cfg.encoder, resolve=True)
-    return [
-        {"encoder": encoder, "benchmark": benchmark} for encoder in encoders for benchmark in cfg.evaluate.benchmarks
-    ]
+    parts = [{"encoder": encoder, "benchmark": name} for encoder in cfg.encoder for name in cfg.evaluate.benchmarks]
+    return OmegaConf.to_object(OmegaConf.create(parts))  # type: ignore[return-value]  # a list, as it was

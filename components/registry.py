@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import ClientError
 from model_registry.core import ModelRegistryAPIClient
 from model_registry.types import ModelArtifact, ModelVersion, RegisteredModel
-from mr_openapi.exceptions import ApiException
+from mr_openapi import ApiException, Configuration
 from omegaconf import OmegaConf
 
 from mum_model.errors import UserError
@@ -23,9 +22,6 @@ TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 FACTS_OF_DATA = ("revision", "remote", "repository", "commit", "content_sha256", "frames", "scenes", "splits")
 """What `dataset_version` and `prepare` say of a dataset; Kubeflow adds what depends on the cluster."""
-
-PORTS = {"http": 8080, "https": 443}
-"""Where a registry listens whose address names no port."""
 
 
 def lineage(
@@ -101,25 +97,16 @@ def register(record: Mapping[str, Any], address: str) -> None:
     Raises:
         UserError: The registry cannot be reached or refuses, or has another model as this version.
     """
-    url = urlsplit(address)
-    if url.scheme not in PORTS:
+    if not address.startswith(("http://", "https://")):
         raise UserError(f"registry={address}: expected a URL with http:// or https://")
+    token = TOKEN.read_text() if TOKEN.is_file() else None
+    api = ModelRegistryAPIClient(Configuration(host=address.rstrip("/"), access_token=token))
     try:
-        asyncio.run(_register(record, _api(address, url.scheme)))
-    except (ClientError, TimeoutError, OSError) as error:
-        raise UserError(
-            f"{address}: no model registry can be reached there ({error}); check the setting registry"
-        ) from error
+        asyncio.run(_register(record, api))
+    except (ClientError, TimeoutError) as error:
+        raise UserError(f"{address}: no model registry can be reached there ({error}); is it up?") from error
     except ApiException as error:
         raise UserError(f"{address}: the model registry refused: {error.status} {error.reason} {error.body}") from error
-
-
-def _api(address: str, scheme: str) -> ModelRegistryAPIClient:
-    token = TOKEN.read_text() if TOKEN.is_file() else ""
-    connect = (
-        ModelRegistryAPIClient.secure_connection if scheme == "https" else ModelRegistryAPIClient.insecure_connection
-    )
-    return connect(address.rstrip("/"), PORTS[scheme], user_token=token)
 
 
 async def _register(record: Mapping[str, Any], api: ModelRegistryAPIClient) -> None:

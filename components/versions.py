@@ -108,6 +108,24 @@ def pull(revision: str, repository: str, remote: str, folder: Path) -> dict[str,
     return {**facts, "remote": remote}
 
 
+def require_revision(revision: str, repository: str, remote: str) -> None:
+    """Look up a version of a dataset, without bringing it.
+
+    Args:
+        revision: As for `pull`.
+        repository: As for `pull`.
+        remote: As for `pull`.
+
+    Raises:
+        UserError: Repository or remote cannot be reached or refuse the credentials, or the revision is not there.
+    """
+    _refuse_credentials(repository=repository, remote=remote)
+    facts, config = _found(revision, repository, remote)
+    remote = config["remote"][config["core"]["remote"]]["url"]
+    with _said_plainly(remote):
+        _listed(_open_remote(config), facts["revision"], remote)
+
+
 def _refuse_credentials(**addresses: str) -> None:
     """Addresses are shown and kept with the run, so they must hold no secret."""
     for name, address in addresses.items():

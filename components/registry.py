@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,12 +14,13 @@ from model_registry.types import ModelArtifact, ModelVersion, RegisteredModel
 from mr_openapi import ApiException, Configuration
 from omegaconf import OmegaConf
 
+from components.cluster import Cluster
 from mum_model.errors import UserError
 from mum_model.files import write_json
 
 AUTHOR = "mum-pipeline"
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-"""Of the service account; a registry behind a proxy that checks who asks wants it."""
+"""Of the service account, in a pod; a registry behind a proxy that checks who asks wants it."""
 
 FACTS_OF_DATA = ("revision", "remote", "repository", "commit", "content_sha256", "frames", "scenes", "splits")
 """What `dataset_version` and `prepare` say of a dataset; Kubeflow adds what depends on the cluster."""
@@ -58,12 +60,38 @@ def lineage(
         "uri": uri,
         "onnx": facts["files"],
         "data": {name: data[name] for name in FACTS_OF_DATA if name in data},
-        "code": {"revision": facts["git_revision"], "version": version("mum-pipeline"), "image": image},
+        "code": {
+            "revision": facts["git_revision"],
+            "version": version("mum-pipeline"),
+            "image": image,
+            "image_digest": digest_of(image),
+        },
         "weights_sha256": facts["source"]["sha256"],
         "licence": facts["licence"],
         "metrics": json.loads((evaluation / "metrics.json").read_text()),
         "config": OmegaConf.to_container(OmegaConf.load(run / "config.yaml")),
     }
+
+
+def digest_of(image: str) -> str | None:
+    """What an image really was: a tag can be moved to another one, a digest cannot.
+
+    Args:
+        image: The image that this step was started with.
+
+    Returns:
+        `sha256:...`, from the name where it has one, else from Kubernetes; None outside of a cluster.
+
+    Raises:
+        UserError: Kubernetes does not tell.
+    """
+    if "@" in image or not TOKEN.is_file():
+        return image.partition("@")[2] or None
+    cluster, name = Cluster(), os.environ["HOSTNAME"]
+    pod = cluster.ask(f"pod {name}", cluster.core.read_namespaced_pod, name, cluster.namespace)
+    # Kubeflow runs a step's own program in the container `main`.
+    used = next(container.image_id for container in pod.status.container_statuses if container.name == "main")
+    return used.rpartition("@")[2]
 
 
 def keep(record: Mapping[str, Any], workspace: Path) -> Path:

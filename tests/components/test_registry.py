@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -10,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from kfp import dsl
 
+from components import registry as registry_module
 from components.register import register
 from mum_model.config import compose
 from mum_model.errors import UserError
@@ -78,7 +80,7 @@ def test_record_on_the_workspace(step, workspace, tiny_dataset, tiny_run, tmp_pa
     assert record["weights_sha256"] == file_sha256(tiny_run / "encoder" / "model.safetensors")
     assert record["metrics"] == METRICS
     assert record["config"]["pretrain"]["steps"] == 6
-    assert record["code"]["image"] == IMAGE
+    assert (record["code"]["image"], record["code"]["image_digest"]) == (IMAGE, "sha256:0123")
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", record["code"]["revision"])
     card = json.loads((tiny_dataset / "dataset.json").read_text())
     assert record["data"] == {
@@ -98,6 +100,63 @@ def test_a_version_is_one_model(step, workspace, tmp_path):
     assert path.read_text() == before
 
 
+class Kubernetes(BaseHTTPRequestHandler):
+    """An API server that knows one pod."""
+
+    pod = {  # noqa: RUF012
+        "metadata": {"name": "step"},
+        "status": {
+            "containerStatuses": [
+                {"name": name, "image": image, "imageID": f"{image}@sha256:{digest}", "ready": True, "restartCount": 0}
+                for name, image, digest in (("wait", "argoexec", "aa"), ("main", "lab/mum-train", "bb"))
+            ]
+        },
+    }
+
+    def do_GET(self):
+        found = self.path == "/api/v1/namespaces/mum/pods/step"
+        answer(self, 200 if found else 404, self.pod if found else {"message": "not found"})
+
+    def log_message(self, *arguments):
+        pass
+
+
+def answer(request, status, body):
+    content = json.dumps(body).encode()
+    request.send_response(status)
+    request.send_header("Content-Type", "application/json")
+    request.send_header("Content-Length", str(len(content)))
+    request.end_headers()
+    request.wfile.write(content)
+
+
+@contextmanager
+def serving(handler):
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_digest_of_an_image_given_by_tag(monkeypatch, tmp_path):
+    assert registry_module.digest_of("mum-train:0.1.0") is None, "no cluster to ask"
+    monkeypatch.setattr(registry_module, "TOKEN", tmp_path / "token")
+    (tmp_path / "token").write_text("of-the-service-account")
+    monkeypatch.setenv("HOSTNAME", "step")
+    # KUBECONFIG itself is read once, when the client is imported.
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    with serving(Kubernetes) as address:
+        context = {"cluster": "lab", "user": "lab", "namespace": "mum"}
+        kubeconfig = {
+            "current-context": "lab",
+            "contexts": [{"name": "lab", "context": context}],
+            "clusters": [{"name": "lab", "cluster": {"server": address}}],
+            "users": [{"name": "lab", "user": {}}],
+        }
+        (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
+        assert registry_module.digest_of("mum-train:0.1.0") == "sha256:bb"
+
+
 class Registry(BaseHTTPRequestHandler):
     """As much of the model registry's REST API as registering takes, with a memory."""
 
@@ -108,18 +167,18 @@ class Registry(BaseHTTPRequestHandler):
         kind, query = self.asked()
         wanted = {"name": query["name"], "parent": query.get("parentResourceId")}
         found = next((one for one in self.kept.get(kind, []) if wanted.items() <= one.items()), None)
-        self.answer(200 if found else 404, found or {"code": "404", "message": "not found"})
+        answer(self, 200 if found else 404, found or {"code": "404", "message": "not found"})
 
     def do_POST(self):
         kind, _ = self.asked()
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if kind in self.fails:
-            self.answer(503, {"code": "503", "message": "the database is away"})
+            answer(self, 503, {"code": "503", "message": "the database is away"})
             return
         kept = self.kept.setdefault(kind, [])
         parents = (body.get("registeredModelId"), *re.findall(r"model_versions/(\w+)/artifacts", self.path))
         kept.append({**body, "id": str(len(kept) + 1), "parent": next(filter(None, parents), None), "state": "LIVE"})
-        self.answer(201, kept[-1])
+        answer(self, 201, kept[-1])
 
     def asked(self):
         """The kind of thing, by the name that the API gives to one of it."""
@@ -129,14 +188,6 @@ class Registry(BaseHTTPRequestHandler):
         kind = url.path.rpartition("/")[2].removesuffix("s").removeprefix("model_")
         return kind, {name: values[0] for name, values in parse_qs(url.query).items()}
 
-    def answer(self, status, body):
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
     def log_message(self, *arguments):
         pass
 
@@ -144,10 +195,8 @@ class Registry(BaseHTTPRequestHandler):
 @pytest.fixture
 def registry():
     Registry.kept, Registry.fails = {}, set()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
+    with serving(Registry) as address:
+        yield address
 
 
 def test_registered_with_all_facts(step, registry, tmp_path):

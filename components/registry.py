@@ -2,30 +2,28 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import ClientError
 from model_registry.core import ModelRegistryAPIClient
 from model_registry.types import ModelArtifact, ModelVersion, RegisteredModel
-from mr_openapi.exceptions import ApiException
+from mr_openapi import ApiException, Configuration
 from omegaconf import OmegaConf
 
+from components.cluster import Cluster
 from mum_model.errors import UserError
 from mum_model.files import write_json
 
 AUTHOR = "mum-pipeline"
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-"""Of the service account; a registry behind a proxy that checks who asks wants it."""
+"""Of the service account, in a pod; a registry behind a proxy that checks who asks wants it."""
 
 FACTS_OF_DATA = ("revision", "remote", "repository", "commit", "content_sha256", "frames", "scenes", "splits")
 """What `dataset_version` and `prepare` say of a dataset; Kubeflow adds what depends on the cluster."""
-
-PORTS = {"http": 8080, "https": 443}
-"""Where a registry listens whose address names no port."""
 
 
 def lineage(
@@ -62,12 +60,38 @@ def lineage(
         "uri": uri,
         "onnx": facts["files"],
         "data": {name: data[name] for name in FACTS_OF_DATA if name in data},
-        "code": {"revision": facts["git_revision"], "version": version("mum-pipeline"), "image": image},
+        "code": {
+            "revision": facts["git_revision"],
+            "version": version("mum-pipeline"),
+            "image": image,
+            "image_digest": digest_of(image),
+        },
         "weights_sha256": facts["source"]["sha256"],
         "licence": facts["licence"],
         "metrics": json.loads((evaluation / "metrics.json").read_text()),
         "config": OmegaConf.to_container(OmegaConf.load(run / "config.yaml")),
     }
+
+
+def digest_of(image: str) -> str | None:
+    """What an image really was: a tag can be moved to another one, a digest cannot.
+
+    Args:
+        image: The image that this step was started with.
+
+    Returns:
+        `sha256:...`, from the name where it has one, else from Kubernetes; None outside of a cluster.
+
+    Raises:
+        UserError: Kubernetes does not tell.
+    """
+    if "@" in image or not TOKEN.is_file():
+        return image.partition("@")[2] or None
+    cluster, name = Cluster(), os.environ["HOSTNAME"]
+    pod = cluster.ask(f"pod {name}", cluster.core.read_namespaced_pod, name, cluster.namespace)
+    # Kubeflow runs a step's own program in the container `main`.
+    used = next(container.image_id for container in pod.status.container_statuses if container.name == "main")
+    return used.rpartition("@")[2]
 
 
 def keep(record: Mapping[str, Any], workspace: Path) -> Path:
@@ -101,25 +125,16 @@ def register(record: Mapping[str, Any], address: str) -> None:
     Raises:
         UserError: The registry cannot be reached or refuses, or has another model as this version.
     """
-    url = urlsplit(address)
-    if url.scheme not in PORTS:
+    if not address.startswith(("http://", "https://")):
         raise UserError(f"registry={address}: expected a URL with http:// or https://")
+    token = TOKEN.read_text() if TOKEN.is_file() else None
+    api = ModelRegistryAPIClient(Configuration(host=address.rstrip("/"), access_token=token))
     try:
-        asyncio.run(_register(record, _api(address, url.scheme)))
-    except (ClientError, TimeoutError, OSError) as error:
-        raise UserError(
-            f"{address}: no model registry can be reached there ({error}); check the setting registry"
-        ) from error
+        asyncio.run(_register(record, api))
+    except (ClientError, TimeoutError) as error:
+        raise UserError(f"{address}: no model registry can be reached there ({error}); is it up?") from error
     except ApiException as error:
         raise UserError(f"{address}: the model registry refused: {error.status} {error.reason} {error.body}") from error
-
-
-def _api(address: str, scheme: str) -> ModelRegistryAPIClient:
-    token = TOKEN.read_text() if TOKEN.is_file() else ""
-    connect = (
-        ModelRegistryAPIClient.secure_connection if scheme == "https" else ModelRegistryAPIClient.insecure_connection
-    )
-    return connect(address.rstrip("/"), PORTS[scheme], user_token=token)
 
 
 async def _register(record: Mapping[str, Any], api: ModelRegistryAPIClient) -> None:

@@ -51,6 +51,9 @@ START_SECONDS = 1800.0
 SETTLE_SECONDS = 90.0
 """After the first pod failed: time for the others to end. One that was told to and does not has lost its node."""
 
+LAST_WORDS_SECONDS = 10.0
+"""For what is still on its way of the log of a pod that ended."""
+
 GONE_SECONDS = 900.0
 """How long a deleted TrainJob may take to go away with its pods."""
 
@@ -248,8 +251,6 @@ class _Attempt:
             return self._wait()
         finally:
             self._delete()
-            for log in self._logs.values():
-                log.join(POLL_SECONDS)
 
     def _create(self) -> None:
         try:
@@ -287,7 +288,9 @@ class _Attempt:
     def _wait(self) -> str | None:
         while True:
             job, pods = self._get(), self._pods()
+            self._follow(pods)
             if _condition(job, constants.TRAINJOB_COMPLETE):
+                self._hear_out()
                 return None
             if job["spec"].get("suspend"):
                 self._suspended()
@@ -297,7 +300,6 @@ class _Attempt:
                 # A node that lost its place among the processes cannot come back to it: one failed pod is the end.
                 if gone or _condition(job, constants.TRAINJOB_FAILED) or any(end.failed for end in self._ends()):
                     return self._preemption(job)
-                self._follow(pods)
                 self._require_start(pods)
             self._progress.report(job)
             time.sleep(POLL_SECONDS)
@@ -328,6 +330,7 @@ class _Attempt:
             UserError: Nothing did: the training failed.
         """
         lost, gone = self._settle()
+        self._hear_out()
         failures = [end for end in self._ends() if end.failed]
         disrupted = next((end for end in failures if end.disrupted), None)
         if disrupted is not None:
@@ -380,6 +383,11 @@ class _Attempt:
             if is_first and state and not state.waiting and name not in self._logs:
                 self._logs[name] = Log(self._cluster, name)
                 self._logs[name].start()
+
+    def _hear_out(self) -> None:
+        """Wait for the rest of the logs: they go with their pods."""
+        for log in self._logs.values():
+            log.join(LAST_WORDS_SECONDS)
 
     def _require_start(self, pods: Sequence[V1Pod]) -> None:
         """Raise what keeps the pods from starting, once that has lasted long."""

@@ -115,16 +115,20 @@ def test_there_is_no_secret():
         assert path.is_dir() or not secret.search(path.read_text()), path
 
 
+def storage(pod):
+    """What KServe shall mount at /mnt/models: named by a model of a runtime, or by a variable of one's own container."""
+    named_by_variable = [one["value"] for one in pod["containers"][0].get("env", []) if one["name"] == "STORAGE_URI"]
+    return [pod["model"]["storageUri"]] if "model" in pod else named_by_variable
+
+
 @every_deployment
 def test_what_is_named_is_there(name):
     objects = deployment(name)
     for _, pod in pods(objects):
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         claims = {one["persistentVolumeClaim"]["claimName"] for one in volumes.values() if "emptyDir" not in one}
+        claims |= {uri.removeprefix("pvc://").partition("/")[0] for uri in storage(pod)}
         for container in containers(pod):
-            environment = {one["name"]: one["value"] for one in container.get("env", [])}
-            if "STORAGE_URI" in environment:
-                claims.add(environment["STORAGE_URI"].removeprefix("pvc://").partition("/")[0])
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes.keys()
             assert all(one.keys() == {"name", "value"} for one in container.get("env", [])), "from ConfigMap or Secret"
         assert claims <= named(objects, "PersistentVolumeClaim")
@@ -192,11 +196,8 @@ def test_server_is_this_one(folder):
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": cfg.serve.http_port, "grpc": cfg.serve.grpc_port}
     assert str(cfg.machine.threads) == container["resources"]["limits"]["cpu"]
-    by_kserve = {"/mnt/models"} if any(one["name"] == "STORAGE_URI" for one in container.get("env", [])) else set()
-    assert any(
-        Path(cfg.paths.export).is_relative_to(mount)
-        for mount in {mount["mountPath"] for mount in container["volumeMounts"]} | by_kserve
-    )
+    mounts = [mount["mountPath"] for mount in container["volumeMounts"]] + ["/mnt/models" for _ in storage(pod)]
+    assert any(Path(cfg.paths.export).is_relative_to(mount) for mount in mounts)
     graceful = cfg.serve.linger_seconds + cfg.serve.drain_seconds
     assert pod.get("terminationGracePeriodSeconds", 30) > graceful
 

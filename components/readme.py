@@ -10,7 +10,7 @@ import docstring_parser
 import yaml
 from kfp.dsl.base_component import BaseComponent
 
-STAGES = ("prepare", "pretrain", "evaluate", "export")
+STAGES = ("prepare", "pretrain", "evaluate", "export", "deploy")
 
 
 def component_of(stage: str) -> BaseComponent:

@@ -129,6 +129,7 @@ def build(platform: Platform) -> BaseComponent:
                 deployed = _light(
                     deploy(
                         service=platform.service,
+                        image=platform.serve_image,
                         canary_percent=platform.canary_percent,
                         workspace=workspace,
                         claim=platform.claim,

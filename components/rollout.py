@@ -1,9 +1,9 @@
 """Deploys an export to KServe: first beside what is served, for good when it answers as it should, or not at all.
 
-In KServe's serverless mode (Knative) the new version gets a share of the traffic at first, and the smoke request goes to
-it alone by its tag. In Standard mode (RawDeployment) there is no such share: the Deployment replaces its pods, and the
-smoke request is repeated until the new version answers. Which one it is says `status.deploymentMode`, or before there is
-a status the annotation `serving.kserve.io/deploymentMode`; Standard is KServe's default.
+In KServe's serverless mode (Knative) the new version gets a share of the traffic at first, and the smoke request goes
+to it alone by its tag. In Standard mode (RawDeployment) there is no such share: the Deployment replaces its pods, and
+the smoke request is repeated until the new version answers. Which one it is says `status.deploymentMode`, or before
+there is a status the annotation `serving.kserve.io/deploymentMode`; Standard is KServe's default.
 https://kserve.github.io/website/docs/model-serving/predictive-inference/rollout-strategies/canary
 """
 

@@ -36,6 +36,12 @@ def deploy(
     from components.workspace import folder_of
 
     if service:
-        options = {"claim": claim, "workspace": Path(workspace), "image": image, "canary_percent": canary_percent}
-        rollout.deploy(service, folder_of(onnx), **options)
+        rollout.deploy(
+            service,
+            folder_of(onnx),
+            claim=claim,
+            workspace=Path(workspace),
+            image=image,
+            canary_percent=canary_percent,
+        )
     record_served(folder_of(registered), folder_of(evaluation))

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -176,7 +178,7 @@ def run(root, *arguments):
 
 def outputs(root, task):
     """Metadata of each artifact of a task in the newest run, as KFP keeps it."""
-    newest = max((path for path in root.glob("mum-*")), key=lambda path: path.name)
+    newest = max(root.glob("20*"))
     files = sorted(newest.glob(f"**/{task}/executor_output.json"))
     artifacts = [json.loads(file.read_text())["artifacts"] for file in files]
     return [{name: listed["artifacts"][0]["metadata"] for name, listed in one.items()} for one in artifacts]
@@ -239,12 +241,32 @@ def test_later_run_on_a_version_goes_on_and_is_held_to_what_is_served(first):
     (pulled,) = outputs(root, "dataset-version")
     assert pulled["versioned"]["content_sha256"] == versioned["versioned"]["content_sha256"]
     assert pulled["versioned"]["folder"] != versioned["versioned"]["folder"]
-    newest = max(root.glob("mum-*"), key=lambda path: path.name)
+    newest = max(root.glob("20*"))
     (reasons,) = newest.glob("**/gate/reasons")
     assert "not promoted" in reasons.read_text()
     assert "broken" in reasons.read_text()
     assert (root / "workspace" / "models" / "mum" / "served.json").read_text() == served
     assert not list(newest.glob("**/register"))
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_leave_each_other_alone(tmp_path):
+    command = [sys.executable, "-m", "pipelines", "run", "--root", str(tmp_path), *TINY, "encoder=[run]"]
+    both = [subprocess.Popen([*command, f"seed={seed}"], stdout=subprocess.DEVNULL) for seed in (0, 1)]
+    assert [run.wait() for run in both] == [0, 0]
+    workspace = tmp_path / "workspace"
+    runs = sorted((workspace / "runs").glob("[!.]*"))
+    assert [json.loads((run / "end.json").read_text())["state"] for run in runs] == ["SUCCEEDED"] * 2
+    seeds = {yaml.safe_load((run / "pretrain" / "config.yaml").read_text())["seed"] for run in runs}
+    assert seeds == {0, 1}
+    assert len(list((workspace / "datasets").glob("[!.]*/dataset.json"))) == 2
+    losses = {json.loads((run / "pretrain" / "metrics.json").read_text())["loss"] for run in runs}
+    assert len(losses) == 2
+    served = json.loads((workspace / "models" / "mum" / "served.json").read_text())["version"]
+    assert served in {run.name for run in runs}
+    for run in runs:
+        record = json.loads((workspace / "models" / "mum" / run.name / "model.json").read_text())
+        assert f"/runs/{run.name}/" in record["uri"]
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_there_is_no_secret():
 
 
 def storage(pod):
-    """What KServe shall mount at /mnt/models: named by a model of a runtime, or by a variable of one's own container."""
+    """What KServe shall mount at /mnt/models: named by the model of a runtime, or by a variable of a container."""
     named_by_variable = [one["value"] for one in pod["containers"][0].get("env", []) if one["name"] == "STORAGE_URI"]
     return [pod["model"]["storageUri"]] if "model" in pod else named_by_variable
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from components import IMAGE
+from components.trainjob import METRICS_PORT
 from mum_model.config import compose
 from mum_model.pretrain.preemption import EXIT_STATUS
 from tests.first_party import ROOT
@@ -116,7 +117,7 @@ def test_there_is_no_secret():
 
 
 def storage(pod):
-    """What KServe shall mount at /mnt/models: by a model of a runtime, or by a variable of one's own container."""
+    """What KServe shall mount at /mnt/models: named by the model of a runtime, or by a variable of a container."""
     named_by_variable = [one["value"] for one in pod["containers"][0].get("env", []) if one["name"] == "STORAGE_URI"]
     return [pod["model"]["storageUri"]] if "model" in pod else named_by_variable
 
@@ -221,6 +222,7 @@ def test_training_is_this_one():
     launcher, stage, *overrides = container["command"][2:]
     assert (launcher, stage) == ("components.launch", "pretrain")
     cfg = compose(overrides)
+    assert cfg.pretrain.metrics_port == METRICS_PORT
     assert container["ports"] == [{"name": "metrics", "containerPort": cfg.pretrain.metrics_port}]
     assert pod["terminationGracePeriodSeconds"] > cfg.machine.grace_seconds + 30
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/workspace", "/tmp", "/dev/shm"}

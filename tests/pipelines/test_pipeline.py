@@ -16,6 +16,7 @@ from components import IMAGE
 from components.prepare import prepare
 from mum_model.errors import UserError
 from pipelines.cli import main
+from pipelines.graph import DOC, with_graph
 from pipelines.pipeline import PIPELINE_YAML, compile_pipeline
 from pipelines.platform import load_platform
 from tests.conftest import TINY
@@ -44,6 +45,11 @@ def pods(documents):
 def test_compiled_pipeline_is_current(tmp_path):
     fresh = compile_pipeline(tmp_path / "pipeline.yaml").read_text()
     assert fresh == PIPELINE_YAML.read_text(), "renew it by `mum-pipeline compile`"
+
+
+def test_the_picture_in_the_docs_is_current():
+    assert with_graph(DOC.read_text()) == DOC.read_text(), "renew it by `python -m pipelines.graph`"
+    assert "register --> deploy" in DOC.read_text()
 
 
 def test_one_image_of_this_version(documents):

@@ -189,7 +189,7 @@ def _for_training(core: client.CoreV1Api, needs: Needs, namespace: str, nodes: i
         lambda: objects.get_cluster_custom_object(
             "trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes", needs.runtime
         ),
-        "install Kubeflow Trainer v2, then kubectl apply -k k8s/overlays/gpu",
+        "install Kubeflow Trainer v2, then kubectl apply -k k8s/cluster",
     )
     if needs.queue:
         yield _read(

@@ -10,7 +10,19 @@ import docstring_parser
 import yaml
 from kfp.dsl.base_component import BaseComponent
 
-STAGES = ("prepare", "pretrain", "evaluate", "export")
+STAGES = (
+    "prepare",
+    "dataset_version",
+    "pretrain",
+    "plan",
+    "evaluate",
+    "report",
+    "export",
+    "gate",
+    "register",
+    "deploy",
+    "finish",
+)
 
 
 def component_of(stage: str) -> BaseComponent:
@@ -50,6 +62,8 @@ def readme(stage: str) -> str:
     metadata = yaml.safe_load(readme_path(stage).with_name("metadata.yaml").read_text())
     described = docstring_parser.parse(inspect.getdoc(component.python_func) or "")
     meaning = {parameter.arg_name: parameter.description for parameter in described.params}
+    if described.returns is not None:
+        meaning["Output"] = described.returns.description
     needs = ", ".join(f"{need['name']} {need['version']}" for need in metadata["dependencies"]["kubeflow"])
     lines = [
         "<!-- Generated from metadata.yaml and component.py by `python -m components.readme`. -->",
@@ -57,9 +71,9 @@ def readme(stage: str) -> str:
         described.short_description,
         metadata["notes"],
         "## Inputs",
-        "\n".join(_table(component.component_spec.inputs, meaning)),
+        "\n".join(_table(component.component_spec.inputs or {}, meaning)),
         "## Outputs",
-        "\n".join(_table(component.component_spec.outputs, meaning)),
+        "\n".join(_table(component.component_spec.outputs or {}, meaning)),
         "## Facts",
         f"- Stability: {metadata['stability']}\n- Needs: Kubeflow {needs}\n- Tags: {', '.join(metadata['tags'])}",
     ]
@@ -67,6 +81,9 @@ def readme(stage: str) -> str:
 
 
 def _table(ports: dict[str, Any], meaning: dict[str, str | None]) -> Iterator[str]:
+    if not ports:
+        yield "None."
+        return
     yield "| Name | Type | Meaning |"
     yield "|---|---|---|"
     for name, port in ports.items():

@@ -1,6 +1,7 @@
 """Where the steps of a pipeline keep what is large: folders on the workspace volume, described by small artifacts."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,18 @@ def describe(artifact: dsl.Artifact, folder: Path, content: str, **metadata: Any
     """
     shutil.copyfile(folder / content, artifact.path)
     artifact.metadata |= {"folder": str(folder), **metadata}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The record that a stage left.
+
+    Args:
+        path: A JSON file.
+
+    Returns:
+        Its content.
+    """
+    return json.loads(path.read_text())
 
 
 def folder_of(artifact: dsl.Artifact) -> Path:

@@ -15,6 +15,7 @@ STAGES = {
     "prepare": ("mum_model.prepare", "raw captures, or rendered scenes -> a dataset"),
     "pretrain": ("mum_model.pretrain", "a dataset -> a run with the trained encoder"),
     "evaluate": ("mum_model.evaluate", "a run and a dataset -> a report on matching and relative pose"),
+    "report": ("mum_model.evaluate", "evaluations made apart -> one report over all of them"),
     "export": ("mum_model.export", "a run -> ONNX, checked against PyTorch"),
     "serve": ("mum_model.serve", "ONNX -> an endpoint (Open Inference Protocol, REST and gRPC)"),
     "summary": ("mum_model.summary", "what the stages found, and where everything lies"),

@@ -1,5 +1,6 @@
 """Writing so that nothing half-written is ever mistaken for a result."""
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from mum_model.errors import UserError
 
 
 @contextmanager
@@ -34,6 +37,27 @@ def written_whole(target: Path, *, resume: bool = False) -> Iterator[Path]:
     if target.exists():
         shutil.rmtree(target)
     partial.rename(target)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes, on any machine that shares the file system, from writing into the same folder.
+
+    Args:
+        folder: A hidden file beside it holds the lock, which ends with the process, however that ends.
+
+    Raises:
+        UserError: Another process is writing there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{folder}: another process is writing here; let it end, or choose another folder"
+            ) from error
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,34 +8,29 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def evaluate(
     overrides: list,
+    part: dict,
+    workspace: str,
     dataset: dsl.Input[dsl.Dataset],
     run: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
-    metrics: dsl.Output[dsl.Metrics],
-    report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Judge the trained encoder on frames that it was not trained on, beside others.
+    """Judge one encoder on one benchmark, on frames that it was not trained on.
 
     Args:
         overrides: Hydra overrides of the configuration, for instance `["evaluate.seeds=1"]`.
-        dataset: The dataset folder that `prepare` wrote.
-        run: The run folder that `pretrain` wrote.
-        evaluation: The evaluation folder: results of each encoder and task, figures and the report.
-        metrics: Every number of the evaluation, named `encoder.task_metric`.
-        report: The report as one page, for the KFP interface.
+        part: The `encoder` and the `benchmark`, as `plan` lists them.
+        workspace: Where the workspace volume is mounted.
+        dataset: The dataset's card.
+        run: The trained run.
+        evaluation: Its numbers. The evaluation folder is on the workspace, for `report` to read.
     """
-    import json
-    import shutil
-
-    from components.metrics import log_numbers
+    from components.workspace import describe, folder_of, own_folder
     from mum_model.config import compose
     from mum_model.evaluate import evaluate
 
-    cfg = compose(overrides)
-    cfg.paths.dataset = dataset.path
-    cfg.paths.run = run.path
-    cfg.paths.evaluation = evaluation.path
-    cfg.paths.features = None
-    folder = evaluate(cfg)
-    shutil.copyfile(folder / "report.html", report.path)
-    log_numbers(metrics, json.loads((folder / "metrics.json").read_text()))
+    cfg = compose([*overrides, "gate=[]"])
+    cfg.encoder, cfg.evaluate.only = [part["encoder"]], [part["benchmark"]]
+    cfg.paths.dataset, cfg.paths.run = str(folder_of(dataset)), str(folder_of(run))
+    cfg.paths.features = f"{workspace}/features"
+    cfg.paths.evaluation = str(own_folder(evaluation, folder_of(run).parent / "evaluations"))
+    describe(evaluation, evaluate(cfg), "metrics.json", part=part)

@@ -17,21 +17,22 @@ def export(
 
     Args:
         overrides: Hydra overrides of the configuration, for instance `["export.input=uint8"]`.
-        dataset: The dataset folder that `prepare` wrote; variants in fewer bits are made and judged with it.
-        run: The run folder that `pretrain` wrote.
-        onnx: The export folder: `encoder.onnx`, its variants, `export.json` (agreement, matching error, contract).
+        dataset: The dataset's card; variants in fewer bits are made and judged with its frames.
+        run: The trained run.
+        onnx: `export.json`: agreement, matching error, contract. The export folder is on the workspace: `encoder.onnx`
+            and its variants.
         metrics: Every number of `export.json`.
     """
-    import json
-
     from components.metrics import log_numbers
+    from components.workspace import describe, folder_of, own_folder, read_json
     from mum_model.config import compose
     from mum_model.export import export
 
     cfg = compose(overrides)
-    cfg.paths.dataset = dataset.path
-    cfg.paths.run = run.path
-    cfg.paths.export = onnx.path
-    facts = json.loads((export(cfg) / "export.json").read_text())
+    cfg.paths.dataset = str(folder_of(dataset))
+    cfg.paths.run = str(folder_of(run))
+    cfg.paths.export = str(own_folder(onnx, folder_of(run).parent / "exports"))
+    folder = export(cfg)
     onnx.framework = "onnx"
-    log_numbers(metrics, facts)
+    describe(onnx, folder, "export.json")
+    log_numbers(metrics, read_json(folder / "export.json"))

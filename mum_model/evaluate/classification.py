@@ -12,13 +12,14 @@ from torch import Tensor
 
 from mum_model.evaluate.encoders import Encoder
 from mum_model.evaluate.features import FeatureStore
-from mum_model.evaluate.figures import save
+from mum_model.evaluate.figures import KEPT_SIDE, kept_view, save
 from mum_model.evaluate.linear import LinearSettings, train_heads
-from mum_model.evaluate.task import Outcome, Picture
-from mum_model.evaluate.views import ImageSet, Views
+from mum_model.evaluate.task import Arrays, Outcome, Picture
+from mum_model.evaluate.views import ImageSet, Views, sha256_of
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07  # DINO (arXiv 2104.14294), as the number of neighbours
+COLUMNS = 6  # of a picture, at least: a single image would fill it
 
 
 def neighbours_vote(bank: Tensor, votes: Tensor, queries: Tensor, neighbours: int, temperature: float) -> Tensor:
@@ -46,6 +47,8 @@ def neighbours_vote(bank: Tensor, votes: Tensor, queries: Tensor, neighbours: in
 class ClassificationTask:
     """Which class an image is of."""
 
+    kind = "classification"
+
     def __init__(
         self, views: Views, rows: Mapping[str, Sequence[int]], classes: Sequence[str], settings: DictConfig, about: str
     ):
@@ -70,6 +73,8 @@ class ClassificationTask:
         }
         self.test = self.splits["test"]
         self.groups = np.arange(len(self.test))  # images are independent
+        labels = [str(self.labels[split].tolist()) for split in self.splits]
+        self.content = sha256_of([*(images.identity for images in self.splits.values()), *labels])
 
     def judge(self, encoder: Encoder, store: FeatureStore, seed: int) -> Outcome:
         """Nearest neighbours among training and validation images; the head trained on the one, chosen on the other."""
@@ -95,22 +100,34 @@ class ClassificationTask:
         values = {f"classification.{kind}_top1": value.cpu().numpy().astype(float) for kind, value in right.items()}
         return Outcome(values, by_head.cpu().numpy())
 
-    def draw(self, folder: Path, outcomes: Mapping[str, Outcome], count: int) -> list[Picture]:
-        """Images that the first encoder's head takes for another class, with what every encoder said."""
-        first = next(iter(outcomes.values()))
-        wrong = np.flatnonzero(first.values["classification.linear_top1"] == 0)[:count]
-        if not len(wrong):
+    def keep(self, outcome: Outcome, count: int) -> Arrays:
+        """Images that this encoder's head takes for another class."""
+        wrong = np.flatnonzero(outcome.values["classification.linear_top1"] == 0)[:count]
+        side = min(KEPT_SIDE, self.views.size)
+        images = [kept_view(self.views.image(self.test.rows[place])) for place in wrong]
+        return {
+            "chosen": wrong,
+            "images": np.array(images, np.uint8).reshape(-1, side, side, 3),
+            "truth": self.labels["test"].numpy()[wrong],
+            "predicted": outcome.predictions,
+            "classes": np.array(self.classes),
+        }
+
+    @staticmethod
+    def draw(folder: Path, benchmark: str, kept: Mapping[str, Arrays]) -> list[Picture]:
+        """The images that the first encoder's head takes for another class, with what every encoder said."""
+        first = next(iter(kept.values()))
+        count = len(first["chosen"])
+        if not count:
             return []
         figure = Figure(figsize=(11, 2.8), layout="constrained")
-        axes = figure.subplots(1, count, squeeze=False)
+        axes = figure.subplots(1, max(count, COLUMNS), squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
-        for ax, place in zip(axes.flat, wrong, strict=False):
-            ax.imshow(self.views.image(self.test.rows[place]))
-            said = "\n".join(
-                f"{name}: {self.classes[outcome.predictions[place]]}" for name, outcome in outcomes.items()
-            )
-            ax.set_title(f"is {self.classes[int(self.labels['test'][place])]}\n{said}", fontsize=7)
-        path = folder / f"{self.benchmark}-classification.png"
+        for i, (ax, place) in enumerate(zip(axes.flat, first["chosen"], strict=False)):
+            ax.imshow(first["images"][i])
+            said = "\n".join(f"{name}: {own['classes'][own['predicted'][place]]}" for name, own in kept.items())
+            ax.set_title(f"is {first['classes'][first['truth'][i]]}\n{said}", fontsize=7)
+        path = folder / f"{benchmark}-classification.png"
         save(figure, axes, path)
-        return [Picture(path, f"{self.benchmark}: images that the first encoder takes for another class", failure=True)]
+        return [Picture(path, f"{benchmark}: images that the first encoder takes for another class", failure=True)]

@@ -20,10 +20,10 @@ from mum_model.data.geometry import pixel_grid, unproject
 from mum_model.errors import UserError
 from mum_model.evaluate.encoders import Encoder
 from mum_model.evaluate.features import Features, FeatureStore
-from mum_model.evaluate.figures import save
+from mum_model.evaluate.figures import kept_map, kept_view, save
 from mum_model.evaluate.linear import Head, LinearSettings, train_heads
-from mum_model.evaluate.task import Outcome, Picture
-from mum_model.evaluate.views import ImageSet, Views
+from mum_model.evaluate.task import Arrays, Outcome, Picture
+from mum_model.evaluate.views import ImageSet, Views, sha256_of
 
 BINS = 256
 UPSAMPLED = 4
@@ -97,6 +97,8 @@ def normal_errors(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
 class DepthTask:
     """Depth and normals of single views."""
 
+    kind = "depth"
+
     def __init__(self, views: Views, rows: Mapping[str, Sequence[int]], settings: DictConfig, about: str):
         """Open the task.
 
@@ -121,6 +123,7 @@ class DepthTask:
         self._truth = lru_cache(maxsize=4096)(self._read_truth)
         sample = np.concatenate([d[d > 0] for d in (self._truth(row)[0] for row in self.splits["train"].rows[:200])])
         self.range = (float(np.quantile(sample, 0.001)) * 0.9, float(np.quantile(sample, 0.999)) * 1.1)
+        self.content = sha256_of([*(images.identity for images in self.splits.values()), str(self.range)])
 
     def _read_truth(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Depth `[size, size]` and normals `[size, size, 3]` of a frame."""
@@ -191,35 +194,51 @@ class DepthTask:
             found.append({f"depth.{k}": v for k, v in numbers.items()} | {f"normals.{k}": v for k, v in angles.items()})
         return {key: np.array([numbers[key] for numbers in found]) for key in found[0]}
 
-    def draw(self, folder: Path, outcomes: Mapping[str, Outcome], count: int) -> list[Picture]:
-        """One figure of a few views, a row each, and one of those where the first encoder is worst."""
-        error = next(iter(outcomes.values())).values["depth.abs_rel"]
+    def keep(self, outcome: Outcome, count: int) -> Arrays:
+        """A few views, and those where this encoder is worst."""
+        error = outcome.values["depth.abs_rel"]
         spread = np.linspace(0, len(error) - 1, min(count, len(error))).astype(int).tolist()
         worst = [int(i) for i in np.argsort(-np.nan_to_num(error, nan=-1)) if i not in spread][: max(1, count // 3)]
+        rows = [self.test.rows[place] for place in [*spread, *worst]]
+        predicted = [kept_map(outcome.predictions(place)) for place in range(len(self.test))]
+        return {
+            "chosen": np.array([*spread, *worst]),
+            "failed": np.array([False] * len(spread) + [True] * len(worst)),
+            "images": np.stack([kept_view(self.views.image(row)) for row in rows]),
+            "truth": np.stack([kept_map(self._truth(row)[0]) for row in rows]),
+            "predicted": np.stack(predicted).astype(np.float16),
+            "error": error,
+        }
+
+    @staticmethod
+    def draw(folder: Path, benchmark: str, kept: Mapping[str, Arrays]) -> list[Picture]:
+        """One figure of the views that the first encoder chose, a row each, and one of those where it is worst."""
+        failed = next(iter(kept.values()))["failed"]
         pictures = []
-        for name, places in (("views", spread), ("failures", worst)):
-            if places:
-                path = folder / f"{self.benchmark}-depth-{name}.png"
-                self._draw(path, places, outcomes)
-                caption = f"{self.benchmark}: depth of one view by a linear head, bright is near"
+        for name, places in (("views", np.flatnonzero(~failed)), ("failures", np.flatnonzero(failed))):
+            if len(places):
+                path = folder / f"{benchmark}-depth-{name}.png"
+                _draw(path, places, kept)
+                caption = f"{benchmark}: depth of one view by a linear head, bright is near"
                 pictures.append(Picture(path, caption, failure=name == "failures"))
         return pictures
 
-    def _draw(self, path: Path, places: Sequence[int], outcomes: Mapping[str, Outcome]) -> None:
-        columns = 2 + len(outcomes)
-        figure = Figure(figsize=(11, 11 / columns * len(places)), layout="constrained")
-        axes = figure.subplots(len(places), columns, squeeze=False)
-        for line, place in zip(axes, places, strict=True):
-            row = self.test.rows[place]
-            truth = np.where(self._truth(row)[0] > 0, self._truth(row)[0], np.nan)
-            shades = {"cmap": "magma_r", "vmin": np.nanmin(truth), "vmax": np.nanmax(truth)}
-            line[0].imshow(self.views.image(row))
-            line[1].imshow(truth, **shades)
-            for ax, (name, outcome) in zip(line[2:], outcomes.items(), strict=True):
-                ax.imshow(outcome.predictions(place), **shades)
-                ax.set_title(f"{name}: AbsRel {outcome.values['depth.abs_rel'][place]:.3f}", fontsize=8)
-        axes[0, 1].set_title("truth", fontsize=8)
-        save(figure, axes, path)
+
+def _draw(path: Path, places: np.ndarray, kept: Mapping[str, Arrays]) -> None:
+    """Rows of the view, its true depth and the depth by each encoder, at places of the first encoder's choice."""
+    first, columns = next(iter(kept.values())), 2 + len(kept)
+    figure = Figure(figsize=(11, 11 / columns * len(places)), layout="constrained")
+    axes = figure.subplots(len(places), columns, squeeze=False)
+    for line, place in zip(axes, places, strict=True):
+        truth, number = np.where(first["truth"][place] > 0, first["truth"][place], np.nan), first["chosen"][place]
+        shades = {"cmap": "magma_r", "vmin": np.nanmin(truth), "vmax": np.nanmax(truth)}
+        line[0].imshow(first["images"][place])
+        line[1].imshow(truth, **shades)
+        for ax, (name, own) in zip(line[2:], kept.items(), strict=True):
+            ax.imshow(own["predicted"][number].astype(np.float32), **shades)
+            ax.set_title(f"{name}: AbsRel {own['error'][number]:.3f}", fontsize=8)
+    axes[0, 1].set_title("truth", fontsize=8)
+    save(figure, axes, path)
 
 
 def _mean_or_worst(values: np.ndarray) -> float:

@@ -1,4 +1,7 @@
-"""Frozen features, computed once for each encoder, set of images, layer and resolution, and kept on disk."""
+"""Frozen features, computed once for each encoder, set of images, layer and resolution, and kept on disk.
+
+Several processes may share the folder: each writes under a name of its own, and the first table that is whole stays.
+"""
 
 import logging
 from collections.abc import Iterable
@@ -11,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mum_model.errors import UserError
+from mum_model.evaluate.cache import written_once
 from mum_model.evaluate.encoders import Encoder
 from mum_model.evaluate.views import ImageSet, sha256_of
 from mum_model.files import write_json
@@ -93,12 +97,11 @@ class FeatureStore:
             return self._compute(encoder, images, kind, None)
         path = self.folder / f"{key}.npy"
         if not path.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            self._compute(encoder, images, kind, partial)
             about = {"encoder": encoder.name, "images": images.name, "count": len(images), "size": images.size}
-            write_json(path.with_suffix(".json"), {**about, "layer": self.layer, "kind": kind})
-            partial.replace(path)
+            with written_once(path) as partial:
+                self._compute(encoder, images, kind, partial)
+            with written_once(path.with_suffix(".json")) as partial:
+                write_json(partial, {**about, "layer": self.layer, "kind": kind})
         return np.load(path, mmap_mode="r")
 
     def _compute(self, encoder: Encoder, images: ImageSet, kind: Kind, path: Path | None) -> np.ndarray:

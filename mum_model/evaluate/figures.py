@@ -1,8 +1,10 @@
 """Pictures of an evaluation: matches, error maps and features, a row an encoder."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import matplotlib
 import numpy as np
 import torch
@@ -12,13 +14,40 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from mum_model.evaluate.matching import PAPER_SIDE, PatchGrid
+from mum_model.evaluate.matching import PatchGrid
 
 matplotlib.use("Agg")
 
 Interval = tuple[float, float, float]
 
 WORST = 128.0  # error in pixels at 448 at which the colour scale ends
+KEPT_SIDE = 192  # pixels: pictures show views no larger, so no more is kept of them
+
+
+def kept_view(image: np.ndarray) -> np.ndarray:
+    """An image as small as pictures show it.
+
+    Args:
+        image: RGB uint8 `[side, side, 3]`.
+
+    Returns:
+        The same, of `KEPT_SIDE` at most.
+    """
+    return cv2.resize(image, (KEPT_SIDE,) * 2, interpolation=cv2.INTER_AREA) if len(image) > KEPT_SIDE else image
+
+
+def kept_map(values: np.ndarray) -> np.ndarray:
+    """A map of numbers or labels as small as pictures show it, each pixel that of one pixel.
+
+    Args:
+        values: `[side, side]`.
+
+    Returns:
+        The same, of `KEPT_SIDE` at most.
+    """
+    side = len(values)
+    places = ((np.arange(min(side, KEPT_SIDE)) + 0.5) * side / min(side, KEPT_SIDE)).astype(int)
+    return values[np.ix_(places, places)]
 
 
 def principal_colours(features: Tensor, grid: PatchGrid) -> np.ndarray:
@@ -29,44 +58,53 @@ def principal_colours(features: Tensor, grid: PatchGrid) -> np.ndarray:
         grid: The patches.
 
     Returns:
-        RGB in 0..1, float32 `[N, rows, columns, 3]`.
+        RGB uint8 `[N, rows, columns, 3]`.
     """
     tokens = features.flatten(0, 1).float()
     tokens = tokens - tokens.mean(dim=0)
-    _, _, directions = torch.linalg.svd(tokens, full_matrices=False)
+    _, directions = torch.linalg.eigh(tokens.T @ tokens)  # from the least to the largest
     # The sign of a component is arbitrary: the largest weight points up, so that pictures repeat.
-    top = directions[:3]
+    top = directions.T[-3:].flip(0)
     top = top * top.gather(1, top.abs().argmax(dim=1, keepdim=True)).sign()
     colours = tokens @ top.T
     low, high = colours.quantile(0.02, dim=0), colours.quantile(0.98, dim=0)
-    colours = ((colours - low) / (high - low)).clamp(0, 1)
-    return colours.reshape(len(features), grid.rows, grid.columns, 3).numpy()
+    colours = ((colours - low) / (high - low)).clamp(0, 1).nan_to_num(0)
+    return (255 * colours).byte().reshape(len(features), grid.rows, grid.columns, 3).cpu().numpy()
 
 
-def draw_pair(
-    path: Path,
-    images: tuple[np.ndarray, np.ndarray],
-    contestants: Mapping[str, tuple[PatchGrid, Tensor, tuple[Tensor, Tensor], Tensor]],
-) -> None:
+@dataclass(frozen=True)
+class Matched:
+    """What a picture shows of the matches of one encoder.
+
+    Attributes:
+        positions: Where the patches of the left view were found in the right one, (x, y) as shares of its side
+            `[L, 2]`.
+        error: Of each patch in pixels at 448, not-a-number where not co-visible, `[L]`.
+        colours: Principal components of both views, RGB uint8 `[2, rows, columns, 3]`.
+    """
+
+    positions: np.ndarray
+    error: np.ndarray
+    colours: np.ndarray
+
+
+def draw_pair(path: Path, images: np.ndarray, matched: Mapping[str, Matched]) -> None:
     """Draw one pair of views: matches, error and features of each encoder.
 
     Args:
         path: PNG to write.
-        images: The two views, RGB uint8 `[H, W, 3]`.
-        contestants: By name: patches, predicted positions `[L, 2]`, true positions `[L, 2]` with co-visibility `[L]`,
-            and patch tokens of both views `[2, L, D]`.
+        images: The two views, RGB uint8 `[2, side, side, 3]`.
+        matched: By name.
     """
-    side = images[0].shape[0]
-    figure = Figure(figsize=(11, 2.9 * len(contestants)), layout="constrained")
-    axes = figure.subplots(len(contestants), 3, squeeze=False, width_ratios=[2, 1.15, 2])
-    for row, (name, (grid, positions, (target, covisible), tokens)) in zip(axes, contestants.items(), strict=True):
-        error = (positions - target).norm(dim=-1).numpy() * PAPER_SIDE / side
-        error[~covisible.numpy()] = np.nan
-        _draw_matches(row[0], images, grid.centres.numpy(), positions.numpy(), error)
-        _draw_error(row[1], error.reshape(grid.rows, grid.columns))
-        row[2].imshow(np.concatenate(principal_colours(tokens, grid), axis=1), interpolation="nearest")
+    figure = Figure(figsize=(11, 2.9 * len(matched)), layout="constrained")
+    axes = figure.subplots(len(matched), 3, squeeze=False, width_ratios=[2, 1.15, 2])
+    for row, (name, one) in zip(axes, matched.items(), strict=True):
+        _draw_matches(row[0], images, one)
+        _draw_error(row[1], one.error.reshape(one.colours.shape[1:3]))
+        row[2].imshow(np.concatenate(list(one.colours), axis=1), interpolation="nearest")
         row[0].set_ylabel(name, fontsize=12)
-        mean = f"mean error {np.nanmean(error):.0f} px at 448" if np.isfinite(error).any() else "true matches unknown"
+        known = np.isfinite(one.error).any()
+        mean = f"mean error {np.nanmean(one.error):.0f} px at 448" if known else "true matches unknown"
         row[0].set_title(f"matches, {mean}", fontsize=9)
         row[1].set_title("error of each patch of the left view", fontsize=9)
         row[2].set_title("features (PCA)", fontsize=9)
@@ -88,15 +126,16 @@ def save(figure: Figure, axes: np.ndarray, path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def _draw_matches(
-    ax: Axes, images: tuple[np.ndarray, np.ndarray], start: np.ndarray, end: np.ndarray, error: np.ndarray
-) -> None:
+def _draw_matches(ax: Axes, images: np.ndarray, one: Matched) -> None:
     """Lines from the patches of the left view to where they were found, green where right, red where wrong."""
-    ax.imshow(np.concatenate(images, axis=1), interpolation="bilinear")
-    known = np.flatnonzero(np.isfinite(error))
+    ax.imshow(np.concatenate(list(images), axis=1), interpolation="bilinear")
+    rows, columns = one.colours.shape[1:3]
+    y, x = np.indices((rows, columns)).reshape(2, -1) + 0.5
+    start, side = np.stack([x / columns, y / rows], axis=-1), images.shape[1]
+    known = np.flatnonzero(np.isfinite(one.error))
     drawn = known[:: max(1, len(known) // 40)]
-    lines = np.stack([start[drawn], end[drawn] + [images[0].shape[1], 0]], axis=1)
-    colours = matplotlib.colormaps["RdYlGn_r"](np.clip(error[drawn] / WORST, 0, 1))
+    lines = np.stack([start[drawn], one.positions[drawn] + [1, 0]], axis=1) * side
+    colours = matplotlib.colormaps["RdYlGn_r"](np.clip(one.error[drawn] / WORST, 0, 1))
     ax.add_collection(LineCollection(list(lines), colors=colours, linewidths=0.9))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from mum_model.data.scenes import SceneIndex
 from mum_model.errors import UserError
+from mum_model.evaluate.cache import written_once
 from mum_model.evaluate.views import ImageSet, sha256_of
 
 log = logging.getLogger(__name__)
@@ -78,10 +79,8 @@ def _hashes(index: SceneIndex, rows: np.ndarray, cache: Path | None) -> np.ndarr
     found = [perceptual_hash(index.image(int(row))) for row in rows]
     hashes = np.stack([blank if one is None else one for one in found])
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, hashes)
-        partial.replace(path)
+        with written_once(path) as partial:
+            np.save(partial, hashes)
     return hashes
 
 

@@ -1,5 +1,6 @@
 """The tasks on pairs of views: dense matching, and relative pose from the matches."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from mum_model.evaluate.encoders import Encoder
 from mum_model.evaluate.features import FeatureStore
-from mum_model.evaluate.figures import draw_pair
+from mum_model.evaluate.figures import Matched, draw_pair, kept_view, principal_colours
 from mum_model.evaluate.matching import (
+    PAPER_SIDE,
     PCK_WITHIN,
     Pairs,
     PatchGrid,
@@ -24,8 +26,8 @@ from mum_model.evaluate.matching import (
     train_probes,
 )
 from mum_model.evaluate.pose import pose_error
-from mum_model.evaluate.task import Outcome, Picture
-from mum_model.evaluate.views import ImageSet, Views, posed_pair, true_matches
+from mum_model.evaluate.task import Arrays, Outcome, Picture
+from mum_model.evaluate.views import ImageSet, Views, posed_pair, sha256_of, true_matches
 
 ANGLES = (5, 10, 20)  # degrees, as in the field's tables
 
@@ -53,6 +55,8 @@ class PairTask:
     Matching needs depth; the probe also needs pairs to train it and to choose it. Pose needs intrinsics and poses.
     """
 
+    kind = "pairs"
+
     def __init__(
         self,
         views: Views,
@@ -78,6 +82,8 @@ class PairTask:
         self.groups = np.array([views.frames.scene(a) for a, _ in pairs["test"]])
         self.posed = [posed_pair(views, a, b, (relative or {}).get((a, b))) for a, b in pairs["test"]]
         self.truth = cache(self._truth)
+        known = [None if pair is None else pair.pose.tolist() for pair in self.posed]
+        self.content = sha256_of([self.images.identity, json.dumps(dict(pairs)), json.dumps(known)])
 
     def grid(self, patch_size: int) -> PatchGrid:
         """The patches of an encoder."""
@@ -126,28 +132,43 @@ class PairTask:
                 errors[i] = pose_error(centres[kept], positions[i][kept].numpy(), pair, self.views.size)
         return {f"pose.auc{angle}": errors for angle in ANGLES}
 
-    def draw(self, folder: Path, outcomes: Mapping[str, Outcome], count: int) -> list[Picture]:
-        """Pairs from the easiest to the hardest for the co-visible share, then those where the first encoder failed."""
-        first: Predictions = next(iter(outcomes.values())).predictions
-        covisible = self.truth(first.patch_size)["test"].covisible.float().mean(dim=1).numpy()
-        order = np.argsort(-covisible, kind="stable")
+    def keep(self, outcome: Outcome, count: int) -> Arrays:
+        """Views of pairs from the easiest to the hardest for the co-visible share, then of this encoder's failures."""
+        own: Predictions = outcome.predictions
+        pairs, grid = self.truth(own.patch_size)["test"], self.grid(own.patch_size)
+        order = np.argsort(-pairs.covisible.float().mean(dim=1).numpy(), kind="stable")
         shown = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)].tolist()
-        by_error = np.argsort(-np.nan_to_num(first.errors, nan=-1.0), kind="stable")
-        failures = [int(n) for n in by_error if n not in shown and np.isfinite(first.errors[n])][: max(1, count // 3)]
-        return [self._draw(folder, n, outcomes, n in failures) for n in [*shown, *failures]]
+        by_error = np.argsort(-np.nan_to_num(own.errors, nan=-1.0), kind="stable")
+        failures = [int(n) for n in by_error if n not in shown and np.isfinite(own.errors[n])][: max(1, count // 3)]
+        chosen = [self.rows["test"][n] for n in [*shown, *failures]]
+        error = (own.positions - pairs.target).norm(dim=-1) * PAPER_SIDE / self.views.size
+        error[~pairs.covisible] = torch.nan
+        tokens = (own.features[torch.stack(pair)] for pair in zip(pairs.a, pairs.b, strict=True))
+        label = self.views.frames.label
+        return {
+            "chosen": np.array([*shown, *failures]),
+            "failed": np.array([False] * len(shown) + [True] * len(failures)),
+            "labels": np.array([f"{label(a)} and {label(b)}" for a, b in chosen]),
+            "images": np.stack([[kept_view(self.views.image(row)) for row in pair] for pair in chosen]),
+            "positions": (own.positions / self.views.size).half().numpy(),
+            "error": error.half().numpy(),
+            "colours": np.stack([principal_colours(two, grid) for two in tokens]),
+        }
 
-    def _draw(self, folder: Path, number: int, outcomes: Mapping[str, Outcome], failure: bool) -> Picture:
-        a, b = self.rows["test"][number]
-        path = folder / f"{self.benchmark}-pair-{number:04d}.png"
-        drawn = {}
-        for name, outcome in outcomes.items():
-            p: Predictions = outcome.predictions
-            pairs = self.truth(p.patch_size)["test"]
-            tokens = p.features[torch.stack([pairs.a[number], pairs.b[number]])].cpu()
-            drawn[name] = (self.grid(p.patch_size), p.positions[number], pairs.at(number), tokens)
-        draw_pair(path, (self.views.image(a), self.views.image(b)), drawn)
-        frames = self.views.frames
-        return Picture(path, f"{self.benchmark}: {frames.label(a)} and {frames.label(b)}", failure)
+    @staticmethod
+    def draw(folder: Path, benchmark: str, kept: Mapping[str, Arrays]) -> list[Picture]:
+        """A picture of each pair that the first encoder chose, a row an encoder."""
+        first = next(iter(kept.values()))
+        pictures = []
+        for i, number in enumerate(first["chosen"]):
+            path = folder / f"{benchmark}-pair-{number:04d}.png"
+            matched = {
+                name: Matched(*(own[key][number] for key in ("positions", "error", "colours")))
+                for name, own in kept.items()
+            }
+            draw_pair(path, first["images"][i], matched)
+            pictures.append(Picture(path, f"{benchmark}: {first['labels'][i]}", bool(first["failed"][i])))
+        return pictures
 
 
 def _matching_values(kind: str, positions: Tensor, pairs: Pairs, grid: PatchGrid) -> dict[str, np.ndarray]:

@@ -13,11 +13,11 @@ from torch import Tensor
 from mum_model.evaluate.classification import TEMPERATURE, neighbours_vote
 from mum_model.evaluate.encoders import Encoder
 from mum_model.evaluate.features import Features, FeatureStore
-from mum_model.evaluate.figures import save
+from mum_model.evaluate.figures import kept_map, kept_view, save
 from mum_model.evaluate.linear import LinearSettings, train_heads
 from mum_model.evaluate.statistics import mean_iou
-from mum_model.evaluate.task import Outcome, Picture
-from mum_model.evaluate.views import ImageSet, Views
+from mum_model.evaluate.task import Arrays, Outcome, Picture
+from mum_model.evaluate.views import ImageSet, Views, sha256_of
 
 NEIGHBOURS = 30
 BANK = 100_000  # patches of training images among which neighbours are looked for
@@ -26,6 +26,8 @@ IGNORED = -1
 
 class SegmentationTask:
     """Which class each pixel is of."""
+
+    kind = "segmentation"
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class SegmentationTask:
         self.splits = {split: ImageSet(views, rows[split]) for split in rows}
         self.test = self.splits["test"]
         self.groups = np.arange(len(self.test))  # images are independent
+        self.content = sha256_of([*(images.identity for images in self.splits.values()), str(classes)])
 
     def labels(self, row: int) -> Tensor:
         """Labels of the square, int64 `[size, size]`, each pixel that of one stored pixel."""
@@ -127,25 +130,37 @@ class SegmentationTask:
         maps = outputs.transpose(1, 2).unflatten(2, (side, side))
         return F.interpolate(maps, size=(self.views.size, self.views.size), mode="bilinear")
 
-    def draw(self, folder: Path, outcomes: Mapping[str, Outcome], count: int) -> list[Picture]:
-        """A few images with their true and predicted labels."""
+    def keep(self, outcome: Outcome, count: int) -> Arrays:
+        """A few images with their labels."""
         places = np.linspace(0, len(self.test) - 1, min(count, len(self.test))).astype(int)
-        columns = 2 + len(outcomes)
-        figure = Figure(figsize=(11, 11 / columns * len(places)), layout="constrained")
-        axes = figure.subplots(len(places), columns, squeeze=False)
-        shades = {"cmap": "tab20", "vmin": 0, "vmax": self.classes, "interpolation": "nearest"}
-        for line, place in zip(axes, places, strict=True):
-            row = self.test.rows[place]
-            labels = self.labels(row).numpy()
-            line[0].imshow(self.views.image(row))
-            line[1].imshow(np.where(labels == IGNORED, np.nan, labels), **shades)
-            for ax, (name, outcome) in zip(line[2:], outcomes.items(), strict=True):
-                ax.imshow(outcome.predictions(place), **shades)
+        rows = [self.test.rows[place] for place in places]
+        predicted = [kept_map(outcome.predictions(place)) for place in range(len(self.test))]
+        return {
+            "chosen": places,
+            "images": np.stack([kept_view(self.views.image(row)) for row in rows]),
+            "truth": np.stack([kept_map(self.labels(row).numpy()) for row in rows]).astype(np.int16),
+            "predicted": np.stack(predicted).astype(np.min_scalar_type(self.classes)),
+            "classes": np.array(self.classes),
+        }
+
+    @staticmethod
+    def draw(folder: Path, benchmark: str, kept: Mapping[str, Arrays]) -> list[Picture]:
+        """The images with their true labels, and with those by each encoder."""
+        first, columns = next(iter(kept.values())), 2 + len(kept)
+        count = len(first["chosen"])
+        figure = Figure(figsize=(11, 11 / columns * count), layout="constrained")
+        axes = figure.subplots(count, columns, squeeze=False)
+        shades = {"cmap": "tab20", "vmin": 0, "vmax": int(first["classes"]), "interpolation": "nearest"}
+        for i, line in enumerate(axes):
+            line[0].imshow(first["images"][i])
+            line[1].imshow(np.where(first["truth"][i] == IGNORED, np.nan, first["truth"][i]), **shades)
+            for ax, (name, own) in zip(line[2:], kept.items(), strict=True):
+                ax.imshow(own["predicted"][first["chosen"][i]], **shades)
                 ax.set_title(name, fontsize=8)
         axes[0, 1].set_title("truth", fontsize=8)
-        path = folder / f"{self.benchmark}-segmentation.png"
+        path = folder / f"{benchmark}-segmentation.png"
         save(figure, axes, path)
-        return [Picture(path, f"{self.benchmark}: labels by a linear head")]
+        return [Picture(path, f"{benchmark}: labels by a linear head")]
 
 
 def intersection_and_union(predicted: Tensor, true: Tensor, classes: int) -> np.ndarray:

@@ -11,6 +11,8 @@ from mum_model.evaluate.encoders import Encoder
 from mum_model.evaluate.features import FeatureStore
 from mum_model.evaluate.views import ImageSet
 
+Arrays = Mapping[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -18,7 +20,7 @@ class Outcome:
 
     Attributes:
         values: By `TASK.NUMBER`, what each unit gave, `[units, ...]`.
-        predictions: What the task's pictures need.
+        predictions: What `Task.keep` needs.
     """
 
     values: Mapping[str, np.ndarray]
@@ -44,18 +46,22 @@ class Task(Protocol):
     """A benchmark, ready to judge encoders on.
 
     Attributes:
+        kind: `pairs`, `depth`, `classification` or `segmentation`.
         benchmark: Name of the benchmark.
         name: Of the task, unique in an evaluation.
         test: The images that are tested on.
         groups: Scene of each unit, `[units]`.
         about: What it is judged on, for the report.
+        content: SHA-256 of the images, pairs and splits that it is judged on.
     """
 
+    kind: str
     benchmark: str
     name: str
     test: ImageSet
     groups: np.ndarray
     about: str
+    content: str
 
     def judge(self, encoder: Encoder, store: FeatureStore, seed: int) -> Outcome:
         """Judge an encoder.
@@ -70,13 +76,27 @@ class Task(Protocol):
         """
         ...
 
-    def draw(self, folder: Path, outcomes: Mapping[str, Outcome], count: int) -> list[Picture]:
-        """Draw pictures of all encoders side by side.
+    def keep(self, outcome: Outcome, count: int) -> Arrays:
+        """What pictures need of an encoder, whichever encoders it is put beside later.
+
+        Args:
+            outcome: Of the encoder, with the first seed.
+            count: How many pictures there will be, failure cases not counted.
+
+        Returns:
+            Arrays: the views of the pictures that are this encoder's own choice, and for every unit that another
+            encoder might choose what this one gave.
+        """
+        ...
+
+    @staticmethod
+    def draw(folder: Path, benchmark: str, kept: Mapping[str, Arrays]) -> list[Picture]:
+        """Draw pictures of encoders side by side; the first chooses what is shown.
 
         Args:
             folder: Where PNG files go.
-            outcomes: Of each encoder, with the first seed.
-            count: How many pictures, failure cases not counted.
+            benchmark: Its name.
+            kept: What `keep` gave of each encoder.
 
         Returns:
             The pictures.

@@ -1,13 +1,14 @@
 """Pretrain: a dataset becomes a run folder with the trained encoder."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mum_model.files import write_json, write_text
+from mum_model.files import alone_in, write_json, write_text
 from mum_model.model import MuM, save_encoder, save_mum
 from mum_model.pretrain.engine import join_process_group
 from mum_model.pretrain.preemption import Preemption
@@ -31,20 +32,21 @@ def pretrain(cfg: DictConfig) -> Path:
         `training.csv`, `pictures/`, `checkpoints/` and the resolved `config.yaml`.
 
     Raises:
-        UserError: There is no dataset, a setting cannot be, or too many steps were not finite.
+        UserError: There is no dataset, a setting cannot be, too many steps were not finite, or another process trains
+            in the run folder.
         Preempted: SIGTERM came; a checkpoint is written, and the same command goes on from it.
     """
     if cfg.machine.threads is not None:
         torch.set_num_threads(cfg.machine.threads)
     join_process_group(cfg.machine.collective_timeout)
     run, is_first = Path(cfg.paths.run), torch.distributed.get_rank() == 0
-    with Preemption(cfg.machine.grace_seconds) as preemption:
+    with alone_in(run) if is_first else nullcontext(), Preemption(cfg.machine.grace_seconds) as preemption:
         trainer = Trainer(cfg, preemption)
         if is_first:
             write_text(run / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         model = trainer.train()
-    if is_first:
-        _write_results(run, model, cfg)
+        if is_first:
+            _write_results(run, model, cfg)
     torch.distributed.barrier()
     return run
 

@@ -37,7 +37,7 @@ def test_every_encoder_has_its_numbers(evaluation):
         for key in (key for key in numbers if not key.endswith(("_low", "_high"))):
             assert numbers[f"{key}_low"] <= numbers[key] <= numbers[f"{key}_high"]
         part = json.loads((evaluation / name / "dataset.json").read_text())
-        assert part["matching.probe_epe"] == numbers["dataset.matching.probe_epe"]
+        assert {f"dataset.{key}": value for key, value in part["numbers"].items()} == numbers
     ratio = metrics["mum"]["dataset.matching.probe_epe"] / metrics["random"]["dataset.matching.probe_epe"]
     assert metrics["ratio"]["dataset.mum_over_random"] == pytest.approx(ratio)
 
@@ -90,7 +90,9 @@ def test_without_depth_and_pose_nothing_is_claimed(tiny_run, tmp_path):
         ("encoder=[timm/vit_smal_patch16_224]", "did you mean vit_small_patch16_224"),
         ("gate=['the best']", "is no rule"),
         ("gate=['dataset.matching.epe < 3']", "is no BENCHMARK.NUMBER"),
-        ("gate=['dataset.pose.auc5 > served']", "the other encoders are random, pixels"),
+        ("gate=['dataset.pose.auc5 > teacher']", "the other encoders are random, pixels"),
+        ("paths.served=/nowhere/candidate.json", "paths.served: /nowhere/candidate.json is missing"),
+        ("evaluate.only=[halls]", "evaluate.only: no benchmark is named halls; there are dataset"),
     ],
 )
 def test_what_cannot_be_judged_is_named_and_nothing_is_computed(settings, tmp_path, override, message):

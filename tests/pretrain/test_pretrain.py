@@ -17,6 +17,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 import mum_model
+from mum_model.files import alone_in
 from mum_model.pretrain.schedule import learning_rate, parameter_groups
 from mum_model.pretrain.telemetry import read_metrics
 from tests.conftest import TINY, paths, run_mum
@@ -55,6 +56,14 @@ def test_another_training_in_the_same_folder_begins_anew(tiny_dataset, tmp_path)
     output = run_mum("pretrain", *command(root, tiny_dataset, "pretrain.steps=4", "pretrain.learning_rate=1e-4"))
     assert "resuming" not in output
     assert [record.step for record in read_metrics(root / "run")] == [1, 2, 3, 4]
+
+
+def test_two_trainings_never_share_a_folder(tiny_dataset, tmp_path):
+    command = [*TINY, f"paths.dataset={tiny_dataset}", f"paths.run={tmp_path / 'run'}"]
+    with alone_in(tmp_path / "run"):
+        said = run_mum("pretrain", *command, status=2)
+    assert f"{tmp_path / 'run'}: another process is writing here" in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.fixture(scope="module")

@@ -24,22 +24,31 @@ def open_tasks(cfg: DictConfig) -> list[Task]:
         cfg: The composed configuration; reads `evaluate`, `seed` and `paths.dataset`.
 
     Returns:
-        The tasks that the benchmarks make possible, of those that `evaluate.tasks` lists.
+        The tasks that the benchmarks make possible, those of a benchmark beside each other.
 
     Raises:
         UserError: A benchmark is missing, cut, or lists what is not there; or nothing is left to judge on.
     """
     tasks: list[Task] = []
-    listed = {name: benchmark for name, benchmark in cfg.evaluate.benchmarks.items() if benchmark is not None}
-    for name, benchmark in listed.items():
+    for name, benchmark in _listed(cfg.evaluate).items():
         if benchmark.layout not in LAYOUTS:
             raise UserError(
                 f"evaluate.benchmarks.{name}.layout={benchmark.layout}: expected one of {', '.join(LAYOUTS)}"
             )
-        tasks += LAYOUTS[benchmark.layout](str(name), benchmark, cfg)
+        tasks += LAYOUTS[benchmark.layout](name, benchmark, cfg)
     if not tasks:
-        raise UserError("evaluate.benchmarks: nothing to judge on; list a benchmark, or more of evaluate.tasks")
+        raise UserError("evaluate.benchmarks: nothing to judge on; list a benchmark with a task")
     return tasks
+
+
+def _listed(settings: DictConfig) -> dict[str, DictConfig]:
+    """The benchmarks of `evaluate.only`, or all."""
+    listed = {str(name): benchmark for name, benchmark in settings.benchmarks.items() if benchmark is not None}
+    only = list(listed) if settings.only is None else settings.only
+    only = [only] if isinstance(only, str) else only
+    if unknown := [name for name in only if name not in listed]:
+        raise UserError(f"evaluate.only: no benchmark is named {', '.join(unknown)}; there are {', '.join(listed)}")
+    return {name: benchmark for name, benchmark in listed.items() if name in only}
 
 
 def _prepared(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[Task]:

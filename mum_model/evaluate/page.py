@@ -1,22 +1,27 @@
 """The report over all encoders: one HTML page that opens without a network, and the same tables in Markdown."""
 
 import base64
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import jinja2
-from omegaconf import DictConfig, OmegaConf
 
+from mum_model.evaluate.classification import ClassificationTask
 from mum_model.evaluate.columns import INTERVAL, cell, column_of, numbers_of
-from mum_model.evaluate.encoders import Contestant
+from mum_model.evaluate.depth import DepthTask
 from mum_model.evaluate.figures import Interval, draw_intervals, draw_series
+from mum_model.evaluate.pairs import PairTask
 from mum_model.evaluate.paper import PAPER
+from mum_model.evaluate.parts import EncoderCard, Part
 from mum_model.evaluate.scores import RESAMPLES, Scores
-from mum_model.evaluate.task import Outcome, Picture, Task
+from mum_model.evaluate.segmentation import SegmentationTask
+from mum_model.evaluate.task import Arrays, Picture, Task
 from mum_model.files import write_text
+
+TASKS: dict[str, type[Task]] = {task.kind: task for task in (PairTask, DepthTask, ClassificationTask, SegmentationTask)}
+"""Kind of task -> what draws its pictures."""
 
 
 @dataclass(frozen=True)
@@ -24,26 +29,34 @@ class Judged:
     """What was found of one encoder.
 
     Attributes:
-        contestant: The encoder.
-        scores: By `BENCHMARK.TASK.NUMBER`.
-        outcomes: Of the first seed, by name of task.
-        seconds: What each task took, features included unless they were at hand.
+        card: The encoder.
+        parts: What it gave on each benchmark.
     """
 
-    contestant: Contestant
-    scores: Mapping[str, Scores]
-    outcomes: Mapping[str, Outcome]
-    seconds: Mapping[str, float]
+    card: EncoderCard
+    parts: Sequence[Part]
+
+    @cached_property
+    def scores(self) -> dict[str, Scores]:
+        """By `BENCHMARK.TASK.NUMBER`."""
+        return {f"{part.benchmark.name}.{key}": scores for part in self.parts for key, scores in part.scores.items()}
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Each number with the ends of its interval; what has no finite value is left out."""
-        numbers: dict[str, float] = {}
-        for key, scores in self.scores.items():
-            if math.isfinite(scores.value):
-                ends = zip(INTERVAL, scores.interval, strict=True)
-                numbers |= {key: scores.value, **{key + end: value for end, value in ends}}
-        return numbers
+        """Each number with the ends of its interval, by `BENCHMARK.TASK.NUMBER`."""
+        return {f"{part.benchmark.name}.{key}": value for part in self.parts for key, value in part.numbers.items()}
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """What each task took, by its name."""
+        return {task: seconds for part in self.parts for task, seconds in part.seconds.items()}
+
+
+def by_encoder(parts: Sequence[Part]) -> dict[str, Judged]:
+    """Parts by the name of their encoder, in their order."""
+    names = dict.fromkeys(part.encoder.name for part in parts)
+    own = {name: [part for part in parts if part.encoder.name == name] for name in names}
+    return {name: Judged(listed[0].encoder, listed) for name, listed in own.items()}
 
 
 @dataclass(frozen=True)
@@ -62,42 +75,52 @@ class Row:
     cells: Mapping[str, tuple[str, str]]
 
 
-def write_report(
-    folder: Path, judged: Mapping[str, Judged], tasks: Sequence[Task], notes: Sequence[str], cfg: DictConfig
-) -> None:
+def write_report(folder: Path, parts: Sequence[Part], reasons: Sequence[str]) -> None:
     """Draw the figures and write `report.html` and `report.md`.
 
     Args:
-        folder: The evaluation folder.
-        judged: By name, the first encoder first.
-        tasks: What they were judged on.
-        notes: On leaks and on the gate, a line each.
-        cfg: The composed configuration.
+        folder: The folder of the report.
+        parts: Of all encoders and benchmarks, the first encoder first.
+        reasons: Of the gate, a line each.
     """
-    pictures: list[Picture] = []
-    for task in tasks:
-        outcomes = {name: one.outcomes[task.name] for name, one in judged.items()}
-        pictures += task.draw(folder / "figures", outcomes, cfg.evaluate.figures)
-    tables = {task.benchmark: table_of(task.benchmark, judged) for task in tasks}
+    judged = by_encoder(parts)
+    benchmarks = {part.benchmark.name: part.benchmark for part in parts}
+    tables = {name: table_of(name, judged) for name in benchmarks}
     curves = [path for name, rows in tables.items() if rows for path in _draw_numbers(folder, name, rows, judged)]
+    basis = {key: value for benchmark in benchmarks.values() for key, value in benchmark.basis.items()}
     content = {
         "encoders": judged,
         "tables": tables,
         "curves": [(_embedded(path), path.stem) for path in curves],
-        "pictures": [(_embedded(picture.path), picture) for picture in pictures],
-        "tasks": tasks,
-        "notes": notes,
+        "pictures": [(_embedded(picture.path), picture) for picture in _draw_pictures(folder / "figures", parts)],
+        "tasks": [task for benchmark in benchmarks.values() for task in benchmark.tasks],
+        "notes": [*_notes(parts), *reasons],
         "paper": PAPER,
-        "seeds": cfg.evaluate.seeds,
-        "seed": cfg.seed,
-        "size": cfg.evaluate.size,
+        "seeds": basis["evaluate.seeds"],
+        "seed": basis["seed"],
+        "size": basis["evaluate.size"],
         "resamples": RESAMPLES,
-        "settings": OmegaConf.to_yaml(cfg.evaluate, resolve=True),
+        "settings": {key: value for key, value in basis.items() if key.startswith("evaluate.")},
     }
     environment = jinja2.Environment(loader=jinja2.PackageLoader("mum_model.evaluate", "."), trim_blocks=True)
     for name, escapes in (("report.html", True), ("report.md", False)):
         environment.autoescape = escapes
         write_text(folder / name, environment.get_template(f"{name}.jinja").render(**content))
+
+
+def _draw_pictures(folder: Path, parts: Sequence[Part]) -> list[Picture]:
+    """Every task's pictures, of all encoders that were judged on it."""
+    kept: dict[tuple[str, str], dict[str, Arrays]] = {}
+    for part in parts:
+        for kind, arrays in part.pictures.items():
+            kept.setdefault((part.benchmark.name, kind), {})[part.encoder.name] = arrays
+    return [picture for (benchmark, kind), own in kept.items() for picture in TASKS[kind].draw(folder, benchmark, own)]
+
+
+def _notes(parts: Sequence[Part]) -> list[str]:
+    """What is to be known of leaks; of which parts, where it is not the same for all."""
+    keys = {note: [part.key for part in parts if note in part.notes] for part in parts for note in part.notes}
+    return [note if len(own) == len(parts) else f"{', '.join(own)}: {note}" for note, own in keys.items()]
 
 
 def table_of(benchmark: str, judged: Mapping[str, Judged]) -> list[Row]:
@@ -137,7 +160,7 @@ def _draw_numbers(folder: Path, benchmark: str, rows: Sequence[Row], judged: Map
 
 def _places(judged: Mapping[str, Judged], series: str) -> dict[str, int]:
     """Number of each encoder that stands in a series."""
-    places = {name: one.contestant.place for name, one in judged.items()}
+    places = {name: one.card.place for name, one in judged.items()}
     return {name: place.number for name, place in places.items() if place is not None and place.series == series}
 
 

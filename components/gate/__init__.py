@@ -1,0 +1,5 @@
+"""The KFP component `gate`."""
+
+from components.gate.component import gate
+
+__all__ = ["gate"]

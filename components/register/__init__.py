@@ -1,0 +1,5 @@
+"""The KFP component `register`."""
+
+from components.register.component import register
+
+__all__ = ["register"]

@@ -1,0 +1,5 @@
+"""The KFP component `report`."""
+
+from components.report.component import report
+
+__all__ = ["report"]

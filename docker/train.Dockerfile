@@ -36,6 +36,7 @@ ARG PACKAGES="git gcc libc6-dev"
 # hadolint ignore=DL3008,SC2086
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ${PACKAGES} \
+    && apt-get clean \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --no-create-home --home-dir /tmp mum
 COPY --from=dependencies /opt/mum /opt/mum

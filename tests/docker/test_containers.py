@@ -45,7 +45,7 @@ def test_says_what_it_is(built):
 @each_image
 def test_nothing_is_left_of_the_building(built):
     leftovers = "-path */.cache/* -o -path /var/lib/apt/lists/*_* -o -name *.whl -o -name *.deb -o -path /src/*"
-    find = ["/", "-xdev", "-type", "f", "(", *leftovers.split(), ")"]
+    find = ["/", "-xdev", "-type", "f", "-not", "-path", "/usr/share/*", "(", *leftovers.split(), ")"]
     assert podman("run", "--rm", "--user=0", "--network=none", "--entrypoint=find", built, *find) == ""
 
 
@@ -88,8 +88,9 @@ def test_stages_run_confined(workspace):
 
 def test_workspace_that_is_not_ours_is_named(train_image, tmp_path):
     said = podman(*confined(f"-v={tmp_path}:/workspace"), "--rm", train_image, "mum", "prepare", status=1)
+    assert "/workspace" in said
     assert "Permission denied" in said
-    assert "outputs" in said
+    assert "Traceback" not in said
 
 
 CLIENT = """
@@ -154,7 +155,8 @@ def test_server_answers_and_drains(serve_image, workspace):
         assert {line.split()[0] for line in lines} == {"answered"}, "no request was refused or cut off"
 
 
-def test_server_says_what_it_lacks(serve_image, tmp_path):
+def test_server_says_what_it_may_not_read(serve_image, tmp_path):
     said = podman(*confined("--rm", f"-v={tmp_path}:/export:ro"), serve_image, status=1)
-    assert "/export/export.json" in said
+    assert "/export" in said
+    assert "Permission denied" in said
     assert "Traceback" not in said

@@ -79,7 +79,7 @@ def _run_stage(name: str, arguments: Sequence[str]) -> int:
         except OSError as error:
             if error.errno not in OF_THE_VOLUME:
                 raise
-            place = Path(error.filename or "").absolute()
+            place = Path(error.filename).absolute() if error.filename else "a file below paths.*"
             failure.append(UserError(f"{place}: {error.strerror}; look at the volume, its space and its owner"))
 
     # Beside the first override: Hydra's parser wants all overrides in one row, before or behind its flags.

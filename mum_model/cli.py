@@ -1,9 +1,11 @@
 """`mum <stage> [key=value ...]`: dispatch, and nothing but dispatch."""
 
+import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -26,6 +28,9 @@ COMMANDS = {
     "embed": ("mum_model.serve.embed", "images -> features, by an exported encoder"),
     "reconstruct": ("mum_model.pretrain.reconstruct", "images -> a picture of what a trained model reconstructs"),
 }
+
+# What a volume does, not this program: full, over its quota, read-only, or another user's.
+OF_THE_VOLUME = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 # Hydra would make a folder of its own for each run; stages say themselves where they write.
 HYDRA_SETTINGS = [
@@ -71,6 +76,11 @@ def _run_stage(name: str, arguments: Sequence[str]) -> int:
             function(cfg)
         except UserError as error:
             failure.append(error)
+        except OSError as error:
+            if error.errno not in OF_THE_VOLUME:
+                raise
+            place = Path(error.filename).absolute() if error.filename else "a file below paths.*"
+            failure.append(UserError(f"{place}: {error.strerror}; look at the volume, its space and its owner"))
 
     # Beside the first override: Hydra's parser wants all overrides in one row, before or behind its flags.
     first = next((i for i, argument in enumerate(arguments) if "=" in argument), len(arguments))

@@ -258,6 +258,8 @@ def _order(
     continue_run: str,
     no_cache: bool,
 ) -> Order:
+    if gpus and not nodes:
+        raise UserError("--gpus: only a TrainJob gets GPUs; give the number of --nodes too, 1 or more")
     parameters = {
         "overrides": overrides,
         "dataset_revision": dataset_revision,

@@ -18,7 +18,7 @@ from mum_model.errors import UserError
 from pipelines.cli import main
 from pipelines.graph import DOC, with_graph
 from pipelines.pipeline import PIPELINE_YAML, compile_pipeline
-from pipelines.platform import load_platform
+from pipelines.platform import Platform, load_platform
 from tests.conftest import TINY
 
 
@@ -82,6 +82,12 @@ def test_graph(tasks):
 def test_what_is_cached(tasks, pods):
     cached = {name for name in pods if tasks[name]["cachingOptions"].get("enableCache")}
     assert cached == set(pods) - {"pretrain", "gate", "register", "deploy"}
+
+
+def test_versions_of_a_repository_are_always_looked_up(tmp_path):
+    file = compile_pipeline(tmp_path / "pipeline.yaml", Platform(repository="https://git.example/data"))
+    spec = next(yaml.safe_load_all(file.read_text()))
+    assert spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["dataset-version"]["cachingOptions"] == {}
 
 
 def test_every_pod_sees_the_workspace_as_nobody_special(pods):

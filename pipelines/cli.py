@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from tempfile import mkdtemp
+from textwrap import indent
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from kfp import local
 from mum_model.config import compose
 from mum_model.errors import UserError
 from pipelines.pipeline import PIPELINE_YAML, build, compile_pipeline
-from pipelines.platform import Platform, Retries, load_platform
+from pipelines.platform import Platform, Retries, defaults, load_platform
 from pipelines.preflight import look, read_needs
 from pipelines.server import Order, Server
 
@@ -140,7 +141,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="kfp.client")
 
 
-@main.command("compile")
+@main.command("compile", epilog=f"\b\nKeys and defaults:\n{indent(defaults(), '  ')}")
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--platform",
@@ -152,8 +153,8 @@ def main() -> None:
 def compile_(settings: tuple[str, ...], platform: Path | None, output: Path) -> None:
     """Write the pipeline for a cluster.
 
-    Here KEY=VALUE describe the cluster: image, claim, remote, gpu.type, queue, service, registry, ... All of them, with
-    their meaning and defaults, are in pipelines/platform.py. Without any, pipelines/pipeline.yaml is renewed.
+    Here KEY=VALUE describe the cluster. They are listed below; pipelines/platform.py says what each means. Without any,
+    pipelines/pipeline.yaml is renewed.
     """
     click.echo(compile_pipeline(output, load_platform(platform, settings)))
 

@@ -129,3 +129,12 @@ def load_platform(file: Path | None = None, settings: tuple[str, ...] = ()) -> P
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (OmegaConfBaseException, OSError, ValueError) as error:
         raise UserError(f"{file or 'platform'}: {error}; the keys are described in pipelines/platform.py") from error
+
+
+def defaults() -> str:
+    """Every key of a platform with its default.
+
+    Returns:
+        YAML.
+    """
+    return OmegaConf.to_yaml(OmegaConf.structured(Platform))

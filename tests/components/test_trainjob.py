@@ -94,7 +94,7 @@ def test_what_is_sent(stub, trainer, monkeypatch):
     command = [
         "python",
         "-m",
-        "components.launch",
+        "mum_model.pretrain.launch",
         "pretrain",
         "pretrain.metrics_port=9400",
         "model=tiny",

@@ -220,7 +220,7 @@ def test_training_is_this_one():
     (container,) = pod["containers"]
     assert container["image"] == IMAGE
     launcher, stage, *overrides = container["command"][2:]
-    assert (launcher, stage) == ("components.launch", "pretrain")
+    assert (launcher, stage) == ("mum_model.pretrain.launch", "pretrain")
     cfg = compose(overrides)
     assert cfg.pretrain.metrics_port == METRICS_PORT
     assert container["ports"] == [{"name": "metrics", "containerPort": cfg.pretrain.metrics_port}]

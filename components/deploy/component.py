@@ -11,9 +11,10 @@ def deploy(
     service: str,
     claim: str,
     image: str,
-    workspace: str = "/workspace",
+    workspace: str,
+    address: dsl.OutputPath(str),  # type: ignore[valid-type]
     canary_percent: int = 10,
-) -> str:
+) -> None:
     """Serve an export by KServe: a share of the traffic first, all of it once it answers rightly, or none.
 
     Args:
@@ -22,17 +23,15 @@ def deploy(
         claim: PersistentVolumeClaim of the workspace volume.
         image: Of the server.
         workspace: Where the workspace volume is mounted.
+        address: Address of the service within the cluster.
         canary_percent: Share of the traffic before the smoke request has passed; in KServe's serverless mode only.
-
-    Returns:
-        Address of the service within the cluster.
     """
     from pathlib import Path
 
     from components.rollout import deploy
     from components.workspace import folder_of
 
-    return deploy(
+    url = deploy(
         service,
         folder_of(onnx),
         claim=claim,
@@ -40,3 +39,4 @@ def deploy(
         image=image,
         canary_percent=canary_percent,
     )
+    Path(address).write_text(url)

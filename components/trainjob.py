@@ -143,7 +143,7 @@ def _trainer(
         "command": [
             "python",
             "-m",
-            "components.launch",
+            "mum_model.launch",
             "pretrain",
             f"pretrain.metrics_port={METRICS_PORT}",
             *overrides,

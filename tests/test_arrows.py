@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "mum_model.data": FOUNDATION,
     "mum_model.model": FOUNDATION,
     "mum_model.cli": FOUNDATION,
+    "mum_model.launch": ("mum_model.config",),
     "mum_model.summary": ("mum_model.evaluate",),  # the headings of its numbers
     "mum_model.config": ("mum_model.errors",),
     "mum_model.files": ("mum_model.errors",),

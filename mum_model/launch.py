@@ -1,4 +1,4 @@
-"""torchrun for the pods of a training job: `python -m components.launch pretrain key=value ...`.
+"""torchrun for the pods of a training job: `python -m mum_model.launch pretrain key=value ...`.
 
 torchrun itself ends with status 1 whatever its processes ended with; whoever started the job would not know a preempted
 training from a failed one.

@@ -94,6 +94,7 @@ class _Rollout:
         self._cluster, self._service, self._smoke, self._timeout = cluster, service, smoke, timeout
         self._what = f"InferenceService {cluster.namespace}/{service}"
         self.address = ""
+        self._old_failure: dict[str, Any] | None = None
 
     def found(self) -> dict[str, Any] | None:
         try:
@@ -114,10 +115,14 @@ class _Rollout:
 
     def update(self, before: dict[str, Any], spec: dict[str, Any], canary_percent: int) -> None:
         is_serverless = _mode(before) in ("Knative", "Serverless")
+        self._old_failure = before.get("status", {}).get("modelStatus", {}).get("lastFailureInfo")
         try:
             if is_serverless:
+                # A share alone makes no new revision: a step that was killed at this point finds its own.
+                is_other = _with_share(before["spec"], 0) != _with_share(spec, 0)
+                older = _predictor(before).get("latestCreatedRevision") if is_other else None
                 self._apply(_with_share(spec, canary_percent), tags=before)
-                self._require_good(SMOKE_SECONDS, tag="latest")
+                self._require_good(SMOKE_SECONDS, older, tag="latest")
                 self._apply(spec)
                 self._require_good(SMOKE_SECONDS)
             else:
@@ -131,17 +136,24 @@ class _Rollout:
         if is_serverless:
             # Without a share the traffic would go to the newest version that is ready: the bad one, until the old one
             # is up again under a new name. None of it does meanwhile.
+            bad = _predictor(self._get()).get("latestCreatedRevision")
             self._apply(_with_share(spec, 0))
-            self._wait_ready()
-        self._apply(spec)
+            self._wait_ready(bad)
+        if "canaryTrafficPercent" not in spec["predictor"]:
+            self._apply(spec)
 
-    def _require_good(self, patience: float, tag: str | None = None) -> None:
+    def _require_good(self, patience: float, older: str | None = None, tag: str | None = None) -> None:
         """Wait until the newest version is ready and answers rightly.
+
+        Args:
+            patience: Seconds for it to answer rightly.
+            older: The revision that is not it.
+            tag: What the request goes to; None sends it where everybody's go.
 
         Raises:
             UserError: It does not get ready in time, or answers wrongly for longer than the patience.
         """
-        status = self._wait_ready()
+        status = self._wait_ready(older)
         url = _url(status, tag)
         self.address = self.address if tag else url
         deadline = time.monotonic() + patience
@@ -155,12 +167,12 @@ class _Rollout:
                     raise UserError(f"{self._what}: smoke request to {url} failed: {error}") from error
             time.sleep(POLL_SECONDS)
 
-    def _wait_ready(self) -> dict[str, Any]:
+    def _wait_ready(self, older: str | None = None) -> dict[str, Any]:
         deadline = time.monotonic() + self._timeout
         while True:
             thing = self._get()
             self._refuse_failed(thing)
-            if _is_ready(thing):
+            if _is_ready(thing, older):
                 return thing["status"]
             if time.monotonic() > deadline:
                 raise UserError(f"{self._what}: not ready after {self._timeout:.0f} s: {_complaints(thing)}")
@@ -169,8 +181,8 @@ class _Rollout:
     def _refuse_failed(self, thing: dict[str, Any]) -> None:
         """What KServe has given up needs no waiting for."""
         status = thing.get("status", {}).get("modelStatus", {})
-        if _is_observed(thing) and status.get("transitionStatus") in ("BlockedByFailedLoad", "InvalidSpec"):
-            failure = status.get("lastFailureInfo", {})
+        failure = status.get("lastFailureInfo", {})
+        if status.get("transitionStatus") in ("BlockedByFailedLoad", "InvalidSpec") and failure != self._old_failure:
             raise UserError(f"{self._what}: {failure.get('reason')}: {failure.get('message')}")
 
     def _apply(self, spec: dict[str, Any], tags: dict[str, Any] | None = None) -> None:
@@ -233,9 +245,7 @@ def _require_like(name: str, answer: np.ndarray, expected: np.ndarray) -> None:
         raise ValueError(f"output '{name}' is not finite")
     cosine = float(answer.ravel() @ expected.ravel() / np.linalg.norm(answer) / np.linalg.norm(expected))
     if not cosine >= MIN_COSINE:
-        raise ValueError(
-            f"output '{name}' is not that of the export: cosine {cosine:.4f}, expected {MIN_COSINE} or more"
-        )
+        raise ValueError(f"output '{name}' is not the export's: cosine {cosine:.4f}, expected {MIN_COSINE} or more")
 
 
 def _call(url: str, body: dict[str, Any] | None = None) -> Any:
@@ -306,18 +316,19 @@ def _mode(thing: dict[str, Any]) -> str:
     return thing.get("status", {}).get("deploymentMode") or annotated
 
 
-def _is_observed(thing: dict[str, Any]) -> bool:
-    """Whether KServe has seen the newest spec."""
-    return thing.get("status", {}).get("observedGeneration", 0) >= thing["metadata"]["generation"]
+def _predictor(thing: dict[str, Any]) -> dict[str, Any]:
+    return thing.get("status", {}).get("components", {}).get("predictor", {})
 
 
-def _is_ready(thing: dict[str, Any]) -> bool:
-    """Whether the newest version can be asked; in serverless mode a new revision must be the one that is ready."""
-    status = thing.get("status", {})
-    predictor = status.get("components", {}).get("predictor", {})
-    is_newest = predictor.get("latestReadyRevision") == predictor.get("latestCreatedRevision")
-    conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
-    return _is_observed(thing) and is_newest and conditions.get("Ready") == "True"
+def _is_ready(thing: dict[str, Any], older: str | None) -> bool:
+    """Whether the newest version can be asked.
+
+    In Standard mode there are no revisions, and who is ready may be the old one: the smoke request tells them apart.
+    """
+    ready, created = (_predictor(thing).get(f"latest{state}Revision") for state in ("Ready", "Created"))
+    is_newest = ready == created and (older is None or ready != older)
+    conditions = {each["type"]: each["status"] for each in thing.get("status", {}).get("conditions", [])}
+    return is_newest and conditions.get("Ready") == "True"
 
 
 def _complaints(thing: dict[str, Any]) -> str:

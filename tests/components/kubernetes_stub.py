@@ -28,7 +28,7 @@ class KubernetesStub:
         logs: Name of a pod -> file of its log, each line with its time in front.
         refusals: (method, plural) -> status and message that are answered instead.
         requests: Method, path and body of everything that was asked.
-        on_change: Called with the method and the object after POST, PATCH, PUT and DELETE; a deleted object stays
+        on_change: Called with the method and the object after POST, PATCH and DELETE; a deleted object stays
             until `remove`.
     """
 
@@ -111,24 +111,8 @@ def _handler(stub: KubernetesStub):
             with stub.lock:
                 thing = stub.objects.get(path)
                 if thing is not None:
-                    _merge(thing, body)
-                    thing["metadata"]["resourceVersion"] = str(int(thing["metadata"]["resourceVersion"]) + 1)
+                    _patch(thing, body)
             self._changed("PATCH", path, thing)
-
-        def do_PUT(self):
-            path, _ = self._path()
-            body = self._body()
-            if self._refused("PUT", path, body):
-                return
-            with stub.lock:
-                thing = stub.objects.get(path)
-                if thing is not None:
-                    if body["metadata"].get("resourceVersion") != thing["metadata"]["resourceVersion"]:
-                        self._status(409, "the object has been modified")
-                        return
-                    thing["spec"] = body["spec"]
-                    thing["metadata"]["resourceVersion"] = str(int(thing["metadata"]["resourceVersion"]) + 1)
-            self._changed("PUT", path, thing)
 
         def do_DELETE(self):
             path, query = self._path()
@@ -235,12 +219,12 @@ def _ended(stub, pod):
     return found is None or found["status"]["phase"] in ("Succeeded", "Failed")
 
 
-def _merge(thing, patch):
-    """RFC 7386."""
-    for name, value in patch.items():
-        if value is None:
-            thing.pop(name, None)
-        elif isinstance(value, dict):
-            _merge(thing.setdefault(name, {}), value)
-        else:
-            thing[name] = value
+def _patch(thing, operations):
+    """RFC 6902, as far as it is used."""
+    for operation in operations:
+        assert operation["op"] in ("add", "replace")
+        *way, last = operation["path"].strip("/").split("/")
+        target = thing
+        for name in way:
+            target = target[name]
+        target[last] = operation["value"]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from components import cluster, trainjob
 from mum_model.errors import UserError
 from tests.components.kubernetes_stub import KubernetesStub
 from tests.components.trainer_stub import TrainerStub, waiting, without_node
+from tests.conftest import TINY
 
 TASK = dsl.TaskConfig(
     resources={"limits": {"cpu": "4", "memory": "16Gi"}, "requests": {"cpu": "2", "memory": "16Gi"}},
@@ -399,8 +401,57 @@ def test_stopped_step_takes_the_training_with_it(stub, trainer, tmp_path, number
     assert played.attempts == 1, "told to stop, it does not start again"
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 30
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_real_training_on_two_nodes_preempted_and_resumed(stub, trainer, tiny_dataset, tmp_path, capsys, monkeypatch):
+    """The TrainJob's own command in two processes that Trainer's variables make one job; one node is drained."""
+    monkeypatch.setenv("MASTER_PORT_OF_TEST", str(free_port()))
+    played = trainer(lambda job, attempt, rank: [sys.executable, *job["spec"]["trainer"]["command"][1:]])
+    run_folder = tmp_path / "run"
+    overrides = [
+        *TINY,
+        f"paths.dataset={tiny_dataset}",
+        f"paths.run={run_folder}",
+        "pretrain.pack=4",
+        "pretrain.steps=60",
+        "pretrain.checkpoint_every=1000",
+        f"pretrain.metrics_port={free_port()}",
+    ]
+
+    def drain():
+        wait_for(lambda: (run_folder / "metrics.jsonl").exists() and (run_folder / "metrics.jsonl").read_text(), 300)
+        played.disrupt(played.pods()[1])
+
+    threading.Thread(target=drain).start()
+    run(nodes=2, overrides=overrides)
+    assert played.attempts == 2
+    assert "resuming at step" in capsys.readouterr().out
+    steps = [json.loads(line)["step"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 61))
+    assert (run_folder / "encoder" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_launch_ends_with_the_status_of_the_process_that_failed_first():
+    done = subprocess.run(
+        [sys.executable, "-m", "mum_model.launch", "pretrain", "paths.dataset=/nowhere"],
+        env={**os.environ, "PET_NNODES": "1", "PET_NPROC_PER_NODE": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == UserError.status, done.stderr
+    assert "mum: " in done.stderr
+    assert "/nowhere" in done.stderr

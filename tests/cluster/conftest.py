@@ -52,7 +52,7 @@ def namespace(new_namespace):
     made = new_namespace()
     made.apply(CLAIM)
     yield made
-    made.kubectl("delete", "jobs,deployments,pods", "--all", "--grace-period=1")
+    made.kubectl("delete", "jobs,deployments,pods", "--all", "--grace-period=1", "--wait=false")
 
 
 @pytest.fixture(scope="session")

@@ -3,3 +3,4 @@
 # The image of every component: `docker/train.Dockerfile`, built and pushed under this name. Renamed here for a registry
 # of one's own, and nowhere else; `mum-pipeline compile` then renews the pipeline.
 IMAGE = "mum-train:0.1.0"
+SERVE_IMAGE = "mum-serve:0.1.0"

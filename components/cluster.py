@@ -2,8 +2,11 @@
 
 import json
 import logging
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 from kubeflow.trainer import TrainerClient
@@ -115,3 +118,30 @@ def _message(error: Exception) -> str:
         return json.loads(error.body)["message"]
     except (TypeError, ValueError, KeyError):
         return str(error.body or error.reason).strip()
+
+
+class Stopped(SystemExit):
+    """The step was asked to end."""
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT end what is going on by an exception, once: cleaning up after it is not disturbed.
+
+    Raises:
+        Stopped: One of them came.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,12 +9,9 @@ written here, since the SDK's `train` can state neither the processes of a node,
 import json
 import logging
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from kfp import dsl
@@ -34,7 +31,7 @@ from kubeflow.trainer.options.kubernetes import (
 from kubernetes.client import V1Pod
 from omegaconf import DictConfig
 
-from components.cluster import Cluster, Missing
+from components.cluster import Cluster, Missing, stopped_by_signals
 from components.pods import End, Log, end_of, state_of, unschedulable
 from mum_model.config import compose
 from mum_model.errors import UserError
@@ -48,8 +45,9 @@ STUCK_SECONDS = 120.0
 START_SECONDS = 1800.0
 """How long pods may wait for a node; an autoscaler may first have to rent one."""
 
-SETTLE_SECONDS = 90.0
-"""After the first pod failed: time for the others to end. One that was told to and does not has lost its node."""
+SETTLE_SECONDS = 150.0
+"""After the first pod failed: time for the others to end. One that was told to and does not has lost its node.
+More than the grace period of the pods."""
 
 LAST_WORDS_SECONDS = 10.0
 """For what is still on its way of the log of a pod that ended."""
@@ -61,6 +59,9 @@ RESTARTS = 100
 """After preemptions, in one step. Errors are not counted here: KFP's own retry deals with them."""
 
 PREEMPTED = os.EX_TEMPFAIL  # as mum_model.pretrain.preemption says it
+METRICS_PORT = 9400
+"""The port `metrics` of the runtime."""
+
 LOG_LINES = 30
 LABELS = {"app.kubernetes.io/name": "mum", "app.kubernetes.io/component": "pretrain"}
 
@@ -75,10 +76,6 @@ CANNOT_START = {
 }
 
 logger = logging.getLogger(__name__)
-
-
-class Stopped(SystemExit):
-    """The step was asked to end."""
 
 
 def train(
@@ -122,7 +119,7 @@ def train(
     job = _train_job(name, runtime, queue, trainer)
     _pod_patch(task_config)(job, None, cluster.backend)
     progress = _Progress(compose(overrides))
-    with _stopped_by_signals():
+    with stopped_by_signals():
         if queue:
             _require_queue(cluster, queue)
         for restart in range(RESTARTS):
@@ -143,7 +140,14 @@ def _trainer(
             resources.setdefault(kind, {})[gpu_type] = str(gpus)
     trainer = {
         "image": image,
-        "command": ["python", "-m", "components.launch", "pretrain", *overrides],
+        "command": [
+            "python",
+            "-m",
+            "components.launch",
+            "pretrain",
+            f"pretrain.metrics_port={METRICS_PORT}",
+            *overrides,
+        ],
         "numNodes": nodes,
         "numProcPerNode": max(gpus, 1),
         # A bar that is drawn over itself has no place in a log that is read line by line.
@@ -201,25 +205,6 @@ def _require_queue(cluster: Cluster, queue: str) -> None:
 def _condition(thing: dict[str, Any], kind: str, status: str = "True") -> dict[str, Any] | None:
     conditions = thing.get("status", {}).get("conditions", [])
     return next((each for each in conditions if each["type"] == kind and each["status"] == status), None)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end what is going on by an exception, once: cleaning up after it is not disturbed."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(128 + number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Attempt:
@@ -358,6 +343,7 @@ class _Attempt:
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             pods = self._pods()
+            self._follow(pods)
             gone = self._look(pods)
             open_ended = [pod for pod in pods if end_of(pod) is None]
             if not open_ended or time.monotonic() > deadline:

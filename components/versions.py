@@ -45,6 +45,9 @@ GIT_CREDENTIALS = Path("/etc/mum/git/credentials")
 CHUNK = 2**20
 """Bytes of a file that are hashed at once."""
 
+CONNECT_SECONDS = 10
+"""How long an S3 server may take to be there, five times over; a NetworkPolicy drops what it forbids without a word."""
+
 HASH_OF_A_FOLDER = re.compile(r"[0-9a-f]{32}\.dir")
 
 
@@ -141,7 +144,8 @@ def _refuse_credentials(**addresses: str) -> None:
 
 def _config_of(remote: str) -> dict[str, Any]:
     """DVC's configuration for one remote."""
-    return {"core": {"remote": "store"}, "remote": {"store": {"url": remote}}}
+    patience = {"connect_timeout": CONNECT_SECONDS} if remote.startswith("s3://") else {}
+    return {"core": {"remote": "store"}, "remote": {"store": {"url": remote, **patience}}}
 
 
 def _open_remote(config: Mapping[str, Any]) -> HashFileDB:
@@ -230,6 +234,10 @@ def _said_plainly(remote: str, folder: Path | None = None) -> Iterator[None]:
             f"{remote}: access refused ({error}); expected working AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
             "environment: check the secret mum-dvc, and that its owner may read and write there"
         ) from error
+    except (BotoCoreError, ClientError) as error:
+        raise UserError(
+            f"{remote}: cannot be reached ({error}); check AWS_ENDPOINT_URL of the secret mum-dvc and the network"
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
@@ -237,10 +245,6 @@ def _said_plainly(remote: str, folder: Path | None = None) -> Iterator[None]:
                 "not brought again"
             ) from error
         raise UserError(f"{remote}: {error}") from error
-    except (BotoCoreError, ClientError) as error:
-        raise UserError(
-            f"{remote}: cannot be reached ({error}); check AWS_ENDPOINT_URL of the secret mum-dvc and the network"
-        ) from error
     except (DvcException, ImportError) as error:
         raise UserError(f"{remote}: {error}") from error
 

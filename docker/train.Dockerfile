@@ -1,5 +1,5 @@
 # The stages prepare, pretrain, evaluate and export, and the KFP components around them (named in components/__init__.py):
-#   docker build -f docker/train.Dockerfile -t mum-train:0.1.0 .
+#   docker build -f docker/train.Dockerfile -t mum-train:0.1.0 --build-arg REVISION=$(git rev-parse HEAD) .
 #   docker run --rm --read-only --tmpfs /tmp --shm-size 1g --gpus all -v "$PWD/outputs:/workspace/outputs" \
 #     mum-train:0.1.0 mum pretrain machine=gpu
 # Without a GPU, a quarter of the size:
@@ -52,8 +52,10 @@ HEALTHCHECK NONE
 CMD ["mum", "--help"]
 
 ARG VERSION=0.1.0
-ARG REVISION=unknown
+ARG REVISION=
 ARG SOURCE=unknown
+# Exported files say which code made them.
+ENV MUM_REVISION=${REVISION}
 LABEL org.opencontainers.image.title="MuM training" \
       org.opencontainers.image.version=${VERSION} \
       org.opencontainers.image.revision=${REVISION} \

@@ -1,9 +1,13 @@
 """`mum-pipeline`: the pipeline on this machine, or on a Kubeflow Pipelines server."""
 
+import json
 import os
 import warnings
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from tempfile import mkdtemp
+from textwrap import indent
 from typing import Any
 
 import click
@@ -12,7 +16,7 @@ from kfp import local
 from mum_model.config import compose
 from mum_model.errors import UserError
 from pipelines.pipeline import PIPELINE_YAML, build, compile_pipeline
-from pipelines.platform import Platform, Retries, load_platform
+from pipelines.platform import Platform, Retries, defaults, load_platform
 from pipelines.preflight import look, read_needs
 from pipelines.server import Order, Server
 
@@ -137,7 +141,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="kfp.client")
 
 
-@main.command("compile")
+@main.command("compile", epilog=f"\b\nKeys and defaults:\n{indent(defaults(), '  ')}")
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--platform",
@@ -149,8 +153,8 @@ def main() -> None:
 def compile_(settings: tuple[str, ...], platform: Path | None, output: Path) -> None:
     """Write the pipeline for a cluster.
 
-    Here KEY=VALUE describe the cluster: image, claim, remote, gpu.type, queue, service, registry, ... All of them, with
-    their meaning and defaults, are in pipelines/platform.py. Without any, pipelines/pipeline.yaml is renewed.
+    Here KEY=VALUE describe the cluster. They are listed below; pipelines/platform.py says what each means. Without any,
+    pipelines/pipeline.yaml is renewed.
     """
     click.echo(compile_pipeline(output, load_platform(platform, settings)))
 
@@ -178,30 +182,28 @@ def run(
     No step is taken from an earlier run: KFP's cache knows the components, not the code that they call. For runs that
     skip what has not changed use `dvc repro`.
     """
-    workspace = root.absolute() / "workspace"
-    before = _runs(workspace)
+    root = root.absolute()
     platform = Platform(
-        workspace=str(workspace), remote=remote, gpu=None, service="", parallelism=1, retries=Retries(count=0)
+        workspace=str(root / "workspace"), remote=remote, gpu=None, service="", parallelism=1, retries=Retries(count=0)
     )
-    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+    root.mkdir(parents=True, exist_ok=True)
+    artifacts = Path(mkdtemp(prefix=f"{datetime.now():%Y-%m-%d-%H-%M-%S}-", dir=root))
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(artifacts))
+    parameters = {"dataset_revision": dataset_revision, "experiment": experiment, "continue_run": continue_run}
     try:
-        build(platform)(
-            overrides=overrides,
-            dataset_revision=dataset_revision,
-            experiment=experiment,
-            continue_run=continue_run,
-        )
+        build(platform)(overrides=overrides, **parameters)
     except RuntimeError as error:
         raise click.ClickException(f"{error} Its own message is in the log above.") from error
-    (new,) = _runs(workspace) - before
-    folder = new.with_name(continue_run) if continue_run else new
     for name, pattern in LEFT.items():
-        newest = max(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+        newest = max(_run_folder(artifacts).glob(pattern), key=lambda path: path.stat().st_mtime)
         click.echo(f"{name:9}{newest}")
 
 
-def _runs(workspace: Path) -> set[Path]:
-    return set((workspace / "runs").glob("*"))
+def _run_folder(artifacts: Path) -> Path:
+    """Where on the workspace a run is, by what its training told KFP."""
+    (told,) = artifacts.glob("**/pretrain/executor_output.json")
+    run = json.loads(told.read_text())["artifacts"]["run"]["artifacts"][0]
+    return Path(run["metadata"]["folder"]).parent
 
 
 @main.command(epilog=SAME_BY_KFP)
@@ -257,6 +259,8 @@ def _order(
     continue_run: str,
     no_cache: bool,
 ) -> Order:
+    if gpus and not nodes:
+        raise UserError("--gpus: only a TrainJob gets GPUs; give the number of --nodes too, 1 or more")
     parameters = {
         "overrides": overrides,
         "dataset_revision": dataset_revision,

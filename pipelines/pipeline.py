@@ -73,6 +73,9 @@ def build(platform: Platform) -> BaseComponent:
                 platform,
             )
             _with_credentials(versioned, platform)
+            if platform.repository:
+                # A branch or tag of the same name may mean another dataset tomorrow.
+                versioned.set_caching_options(enable_caching=False)
             dataset = versioned.outputs["versioned"]
             trained = _training(
                 pretrain(
@@ -129,6 +132,7 @@ def build(platform: Platform) -> BaseComponent:
                 deployed = _light(
                     deploy(
                         service=platform.service,
+                        image=platform.serve_image,
                         canary_percent=platform.canary_percent,
                         workspace=workspace,
                         claim=platform.claim,

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from components import IMAGE
+from components import IMAGE, SERVE_IMAGE
 from mum_model.errors import UserError
 
 
@@ -59,6 +59,7 @@ class Platform:
 
     Attributes:
         image: Image of every step, built from docker/train.Dockerfile.
+        serve_image: Image of the server, built from docker/serve.Dockerfile.
         pull_policy: When the nodes fetch it: Always, IfNotPresent or Never.
         workspace: Where the workspace volume is mounted.
         claim: Name of its PersistentVolumeClaim; ReadWriteMany where the steps run on several nodes.
@@ -84,6 +85,7 @@ class Platform:
     """
 
     image: str = IMAGE
+    serve_image: str = SERVE_IMAGE
     pull_policy: str = "IfNotPresent"
     workspace: str = "/workspace"
     claim: str = "mum-workspace"
@@ -127,3 +129,12 @@ def load_platform(file: Path | None = None, settings: tuple[str, ...] = ()) -> P
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (OmegaConfBaseException, OSError, ValueError) as error:
         raise UserError(f"{file or 'platform'}: {error}; the keys are described in pipelines/platform.py") from error
+
+
+def defaults() -> str:
+    """Every key of a platform with its default.
+
+    Returns:
+        YAML.
+    """
+    return OmegaConf.to_yaml(OmegaConf.structured(Platform))

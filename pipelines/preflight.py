@@ -45,7 +45,7 @@ class Needs:
     """What a compiled pipeline asks of a cluster.
 
     Attributes:
-        images: Of its steps.
+        images: Of its steps, and of the server that gets the promoted encoder.
         claims: PersistentVolumeClaims.
         secrets: Secrets, and whether the pipeline does without.
         gpu: Name of the GPU resource of the training; empty where it has none.
@@ -82,6 +82,7 @@ def read_needs(file: Path) -> Needs:
         steps = spec["deploymentSpec"]["executors"].values()
         options = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
         cluster = _constant(spec, "pretrain", "cluster")
+        served = {_constant(spec, "deploy", "image")} if _constant(spec, "deploy", "service") else set()
         secrets = [
             secret
             for option in options
@@ -89,7 +90,7 @@ def read_needs(file: Path) -> Needs:
             for secret in option.get(kind, [])
         ]
         return Needs(
-            images=frozenset(step["container"]["image"] for step in steps),
+            images=frozenset(step["container"]["image"] for step in steps) | served,
             claims=frozenset(
                 mount["pvcNameParameter"]["runtimeValue"]["constant"]
                 for option in options
@@ -188,7 +189,7 @@ def _for_training(core: client.CoreV1Api, needs: Needs, namespace: str, nodes: i
         lambda: objects.get_cluster_custom_object(
             "trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes", needs.runtime
         ),
-        "install Kubeflow Trainer v2, then kubectl apply -k k8s/overlays/gpu",
+        "install Kubeflow Trainer v2, then kubectl apply -k k8s/cluster",
     )
     if needs.queue:
         yield _read(

@@ -21,7 +21,7 @@ MAY_IMPORT = {
 }
 """A room (a package or module) and the rooms that its modules may import beside each other."""
 
-ORCHESTRATORS = {"kfp", "kfp_server_api", "dvc", "kubernetes"}
+ORCHESTRATORS = {"kfp", "kfp_server_api", "kubeflow", "model_registry", "dvc", "dvc_data", "dvc_objects", "kubernetes"}
 LEARNING = {"torch", "torchvision", "timm", "deepspeed"}
 
 

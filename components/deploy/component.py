@@ -8,6 +8,7 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def deploy(
     service: str,
+    image: str,
     canary_percent: int,
     workspace: str,
     claim: str,
@@ -15,23 +16,32 @@ def deploy(
     evaluation: dsl.Input[dsl.Artifact],
     onnx: dsl.Input[dsl.Model],
 ) -> None:
-    """Serve the promoted encoder: to a share of the requests first, to all when it answers well, else as before.
+    """Serve the promoted encoder: a share of the traffic first, all of it once it answers rightly, or none.
 
     Args:
-        service: The InferenceService; empty: the version becomes the served one on the workspace alone.
-        canary_percent: Share of the traffic that it gets first.
+        service: Name of the InferenceService, made where there is none; empty: the version becomes the served one on
+            the workspace alone.
+        image: Of the server.
+        canary_percent: Share of the traffic before the smoke request has passed; in KServe's serverless mode only.
         workspace: Where the workspace volume is mounted.
-        claim: PersistentVolumeClaim of that volume, from which KServe loads the encoder.
+        claim: PersistentVolumeClaim of that volume, from which KServe mounts the export.
         registered: The registered version.
         evaluation: The merged evaluation, which the next gate compares with.
         onnx: The exported encoder.
     """
     from pathlib import Path
 
+    from components import rollout
     from components.promotion import record_served
-    from components.rollout import roll_out
     from components.workspace import folder_of
 
     if service:
-        roll_out(service, folder_of(onnx), workspace=Path(workspace), claim=claim, canary_percent=canary_percent)
+        rollout.deploy(
+            service,
+            folder_of(onnx),
+            claim=claim,
+            workspace=Path(workspace),
+            image=image,
+            canary_percent=canary_percent,
+        )
     record_served(folder_of(registered), folder_of(evaluation))

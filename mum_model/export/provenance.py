@@ -1,6 +1,7 @@
 """Where an exported file comes from, so that one found years later can be told apart from any other."""
 
 import json
+import os
 import subprocess
 from importlib.metadata import metadata
 from pathlib import Path
@@ -18,13 +19,14 @@ def provenance(run: Path, dataset: Path) -> dict[str, Any]:
 
     Returns:
         `source`: SHA-256 of the encoder's weights; `dataset`: its content's SHA-256, null where there is none;
-        `git_revision` of the working directory, null where it is none; `licence` of the encoder's code and weights.
+        `git_revision` of the code: the one that the image was built from (`MUM_REVISION`), else that of the working
+        directory, null where it is none; `licence` of the encoder's code and weights.
     """
     card = dataset / "dataset.json"
     return {
         "source": described(run / "encoder" / "model.safetensors"),
         "dataset": json.loads(card.read_text())["content_sha256"] if card.is_file() else None,
-        "git_revision": _git_revision(),
+        "git_revision": os.environ.get("MUM_REVISION") or _git_revision(),
         "licence": metadata("mum-pipeline")["License-Expression"],
     }
 

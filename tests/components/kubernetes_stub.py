@@ -1,5 +1,6 @@
 """Kubernetes' API as far as the steps use it, over real HTTP; what a cluster's controllers do is played by tests."""
 
+import copy
 import json
 import threading
 import time
@@ -92,7 +93,7 @@ def _handler(stub: KubernetesStub):
             body = self._body()
             if self._refused("POST", path, body):
                 return
-            thing = {**body, "metadata": dict(body["metadata"])}
+            thing = copy.deepcopy(body)
             with stub.lock:
                 if f"{path}/{thing['metadata']['name']}" in stub.objects:
                     self._status(409, f'"{thing["metadata"]["name"]}" already exists')

@@ -91,7 +91,15 @@ def test_what_is_sent(stub, trainer, monkeypatch):
     spec = job["spec"]
     assert job["metadata"]["ownerReferences"] == [{"apiVersion": "v1", "kind": "Pod", "name": "step-1", "uid": "1-2-3"}]
     assert spec["runtimeRef"]["name"] == "mum-torch-distributed"
-    command = ["python", "-m", "components.launch", "pretrain", "model=tiny", "pretrain.steps=7"]
+    command = [
+        "python",
+        "-m",
+        "components.launch",
+        "pretrain",
+        "pretrain.metrics_port=9400",
+        "model=tiny",
+        "pretrain.steps=7",
+    ]
     assert spec["trainer"]["command"] == command
     assert (spec["trainer"]["numNodes"], spec["trainer"]["numProcPerNode"]) == (2, 4)
     assert spec["trainer"]["resourcesPerNode"] == {
@@ -181,16 +189,16 @@ def test_evicted_pod_is_a_preemption_whatever_its_status(stub, trainer):
 def test_pod_on_a_lost_node_is_a_preemption(stub, trainer, monkeypatch):
     monkeypatch.setattr(trainjob, "SETTLE_SECONDS", 1.0)
     # Its peers fail, it is told to go and nobody hears of it again: until its node is given up.
-    played = trainer(shell("[ $1 = 0 ] && exit 1; trap '' TERM; sleep 3", "true"))
+    played = trainer(shell("[ $1 = 0 ] && { sleep 0.5; exit 1; }; trap '' TERM; sleep 5", "true"))
     run(nodes=2)
     assert played.attempts == 2
 
 
 def test_deleted_pod_is_a_preemption(stub, trainer):
-    played = trainer(shell("sleep 0.5", "true"))
+    played = trainer(shell("sleep 2", "true"))
 
     def delete():
-        wait_for(played.pods)
+        wait_for(lambda: [path for _, path, _ in stub.requests].count("/api/v1/namespaces/mum/pods") > 1)
         stub.remove(played.pods()[0])
 
     threading.Thread(target=delete).start()

@@ -4,10 +4,11 @@ import base64
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -386,6 +387,23 @@ def test_who_is_refused_learns_of_it(s3, guarded, tiny_dataset, tmp_path, monkey
         assert "\n" not in str(failure.value)
         assert guarded["AWS_SECRET_ACCESS_KEY"] not in str(failure.value)
         assert "not-the-secret" not in str(failure.value)
+
+
+@pytest.mark.slow
+def test_remote_behind_a_firewall(s3, tmp_path, monkeypatch):
+    """Nobody answers, nobody refuses: a queue of connections that is full."""
+    monkeypatch.setattr(versions, "CONNECT_SECONDS", 1)
+    with socket.socket() as silent, ExitStack() as waiting:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        for _ in range(4):
+            caller = waiting.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(silent.getsockname())
+        address = "http://{}:{}".format(*silent.getsockname())
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(UserError, match=f"{REMOTE}: cannot be reached .*timeout.*{address}.*mum-dvc"):
+            pull(HASH, "", REMOTE, tmp_path / "back")
 
 
 def test_bucket_that_is_missing_is_not_made(s3, tiny_dataset):

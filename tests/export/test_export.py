@@ -15,6 +15,7 @@ from mum_model.config import compose
 from mum_model.data.scenes import SceneIndex
 from mum_model.errors import UserError
 from mum_model.export import export, matching, onnx_graph
+from mum_model.export.provenance import provenance
 from mum_model.export.verification import Agreement
 from mum_model.model.pixels import normalise_pixels
 from tests.conftest import TINY, paths
@@ -178,6 +179,14 @@ def test_every_variant_says_where_it_comes_from(variants, tiny_dataset, variant)
     assert json.loads(inside["dataset"]) == SceneIndex.open(tiny_dataset).card["content_sha256"]
     assert json.loads(inside["licence"]) == "Apache-2.0"
     assert facts["matching_epe"] > 0
+
+
+def test_an_image_says_which_code_it_was_built_from(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("MUM_REVISION", "c0ffee")
+    assert provenance(tiny_run, tmp_path)["git_revision"] == "c0ffee"
+    monkeypatch.setenv("MUM_REVISION", "")
+    monkeypatch.chdir(tmp_path)
+    assert provenance(tiny_run, tmp_path)["git_revision"] is None
 
 
 def test_a_harmful_variant_is_left_out(tiny_run, tiny_dataset, tiny_root, tmp_path, caplog):

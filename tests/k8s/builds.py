@@ -48,21 +48,23 @@ def named(objects: list[Object], kind: str) -> set[str]:
 
 def pods(objects: list[Object]) -> Iterator[tuple[dict[str, str], Object]]:
     """Labels and specification of every pod that an object makes, of whatever kind it is."""
+    runtimes = {one["metadata"]["name"]: one["spec"] for one in of_kind(objects, "ServingRuntime")}
     for one in objects:
-        yield from _pods(one.get("spec", {}))
+        yield from _pods(one.get("spec", {}), runtimes)
 
 
-def _pods(node: Any) -> Iterator[tuple[dict[str, str], Object]]:
+def _pods(node: Any, runtimes: dict[str, Object]) -> Iterator[tuple[dict[str, str], Object]]:
     if isinstance(node, list):
         for each in node:
-            yield from _pods(each)
+            yield from _pods(each, runtimes)
     elif isinstance(node, dict):
         if "containers" in node.get("spec", {}):
             yield node["metadata"]["labels"], node["spec"]
-        elif "containers" in node.get("predictor", {}):
-            yield node["predictor"]["labels"], node["predictor"]
+        elif "predictor" in node:
+            runtime = runtimes[node["predictor"]["model"]["runtime"]] if "model" in node["predictor"] else {}
+            yield node["predictor"]["labels"], runtime | node["predictor"]  # as KServe merges them
         else:
-            yield from _pods(list(node.values()))
+            yield from _pods(list(node.values()), runtimes)
 
 
 def containers(pod: Object) -> list[Object]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from components import IMAGE
+from components.trainjob import METRICS_PORT
 from mum_model.config import compose
 from mum_model.pretrain.preemption import EXIT_STATUS
 from tests.first_party import ROOT
@@ -115,16 +116,20 @@ def test_there_is_no_secret():
         assert path.is_dir() or not secret.search(path.read_text()), path
 
 
+def storage(pod):
+    """What KServe shall mount at /mnt/models: named by the model of a runtime, or by a variable of a container."""
+    named_by_variable = [one["value"] for one in pod["containers"][0].get("env", []) if one["name"] == "STORAGE_URI"]
+    return [pod["model"]["storageUri"]] if "model" in pod else named_by_variable
+
+
 @every_deployment
 def test_what_is_named_is_there(name):
     objects = deployment(name)
     for _, pod in pods(objects):
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         claims = {one["persistentVolumeClaim"]["claimName"] for one in volumes.values() if "emptyDir" not in one}
+        claims |= {uri.removeprefix("pvc://").partition("/")[0] for uri in storage(pod)}
         for container in containers(pod):
-            environment = {one["name"]: one["value"] for one in container.get("env", [])}
-            if "STORAGE_URI" in environment:
-                claims.add(environment["STORAGE_URI"].removeprefix("pvc://").partition("/")[0])
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes.keys()
             assert all(one.keys() == {"name", "value"} for one in container.get("env", [])), "from ConfigMap or Secret"
         assert claims <= named(objects, "PersistentVolumeClaim")
@@ -192,11 +197,8 @@ def test_server_is_this_one(folder):
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": cfg.serve.http_port, "grpc": cfg.serve.grpc_port}
     assert str(cfg.machine.threads) == container["resources"]["limits"]["cpu"]
-    by_kserve = {"/mnt/models"} if any(one["name"] == "STORAGE_URI" for one in container.get("env", [])) else set()
-    assert any(
-        Path(cfg.paths.export).is_relative_to(mount)
-        for mount in {mount["mountPath"] for mount in container["volumeMounts"]} | by_kserve
-    )
+    mounts = [mount["mountPath"] for mount in container["volumeMounts"]] + ["/mnt/models" for _ in storage(pod)]
+    assert any(Path(cfg.paths.export).is_relative_to(mount) for mount in mounts)
     graceful = cfg.serve.linger_seconds + cfg.serve.drain_seconds
     assert pod.get("terminationGracePeriodSeconds", 30) > graceful
 
@@ -220,6 +222,7 @@ def test_training_is_this_one():
     launcher, stage, *overrides = container["command"][2:]
     assert (launcher, stage) == ("components.launch", "pretrain")
     cfg = compose(overrides)
+    assert cfg.pretrain.metrics_port == METRICS_PORT
     assert container["ports"] == [{"name": "metrics", "containerPort": cfg.pretrain.metrics_port}]
     assert pod["terminationGracePeriodSeconds"] > cfg.machine.grace_seconds + 30
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/workspace", "/tmp", "/dev/shm"}

@@ -55,6 +55,13 @@ def test_kfps_own_command_as_the_readme_has_it(kubeflow):
     assert "exec-pretrain" in json.dumps(run["pipeline_spec"]["platform_spec"])
 
 
+def test_gpus_without_nodes_are_refused(kubeflow):
+    done = order("submit", kubeflow, "--gpus", "8")
+    assert done.exit_code == 1
+    assert "--nodes" in done.output
+    assert kubeflow.posted == {}
+
+
 def test_token_and_namespace_reach_a_shared_server(kubeflow, monkeypatch):
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "s3cret")
     kubeflow.shared = True

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from components import IMAGE
 from components.prepare import prepare
 from mum_model.errors import UserError
 from pipelines.cli import main
+from pipelines.graph import DOC, with_graph
 from pipelines.pipeline import PIPELINE_YAML, compile_pipeline
-from pipelines.platform import load_platform
+from pipelines.platform import Platform, load_platform
 from tests.conftest import TINY
 
 
@@ -42,6 +45,11 @@ def pods(documents):
 def test_compiled_pipeline_is_current(tmp_path):
     fresh = compile_pipeline(tmp_path / "pipeline.yaml").read_text()
     assert fresh == PIPELINE_YAML.read_text(), "renew it by `mum-pipeline compile`"
+
+
+def test_the_picture_in_the_docs_is_current():
+    assert with_graph(DOC.read_text()) == DOC.read_text(), "renew it by `python -m pipelines.graph`"
+    assert "register --> deploy" in DOC.read_text()
 
 
 def test_one_image_of_this_version(documents):
@@ -74,6 +82,12 @@ def test_graph(tasks):
 def test_what_is_cached(tasks, pods):
     cached = {name for name in pods if tasks[name]["cachingOptions"].get("enableCache")}
     assert cached == set(pods) - {"pretrain", "gate", "register", "deploy"}
+
+
+def test_versions_of_a_repository_are_always_looked_up(tmp_path):
+    file = compile_pipeline(tmp_path / "pipeline.yaml", Platform(repository="https://git.example/data"))
+    spec = next(yaml.safe_load_all(file.read_text()))
+    assert spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["dataset-version"]["cachingOptions"] == {}
 
 
 def test_every_pod_sees_the_workspace_as_nobody_special(pods):
@@ -176,7 +190,7 @@ def run(root, *arguments):
 
 def outputs(root, task):
     """Metadata of each artifact of a task in the newest run, as KFP keeps it."""
-    newest = max((path for path in root.glob("mum-*")), key=lambda path: path.name)
+    newest = max(root.glob("20*"))
     files = sorted(newest.glob(f"**/{task}/executor_output.json"))
     artifacts = [json.loads(file.read_text())["artifacts"] for file in files]
     return [{name: listed["artifacts"][0]["metadata"] for name, listed in one.items()} for one in artifacts]
@@ -239,12 +253,32 @@ def test_later_run_on_a_version_goes_on_and_is_held_to_what_is_served(first):
     (pulled,) = outputs(root, "dataset-version")
     assert pulled["versioned"]["content_sha256"] == versioned["versioned"]["content_sha256"]
     assert pulled["versioned"]["folder"] != versioned["versioned"]["folder"]
-    newest = max(root.glob("mum-*"), key=lambda path: path.name)
+    newest = max(root.glob("20*"))
     (reasons,) = newest.glob("**/gate/reasons")
     assert "not promoted" in reasons.read_text()
     assert "broken" in reasons.read_text()
     assert (root / "workspace" / "models" / "mum" / "served.json").read_text() == served
     assert not list(newest.glob("**/register"))
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_leave_each_other_alone(tmp_path):
+    command = [sys.executable, "-m", "pipelines", "run", "--root", str(tmp_path), *TINY, "encoder=[run]"]
+    both = [subprocess.Popen([*command, f"seed={seed}"], stdout=subprocess.DEVNULL) for seed in (0, 1)]
+    assert [run.wait() for run in both] == [0, 0]
+    workspace = tmp_path / "workspace"
+    runs = sorted((workspace / "runs").glob("[!.]*"))
+    assert [json.loads((run / "end.json").read_text())["state"] for run in runs] == ["SUCCEEDED"] * 2
+    seeds = {yaml.safe_load((run / "pretrain" / "config.yaml").read_text())["seed"] for run in runs}
+    assert seeds == {0, 1}
+    assert len(list((workspace / "datasets").glob("[!.]*/dataset.json"))) == 2
+    losses = {json.loads((run / "pretrain" / "metrics.json").read_text())["loss"] for run in runs}
+    assert len(losses) == 2
+    served = json.loads((workspace / "models" / "mum" / "served.json").read_text())["version"]
+    assert served in {run.name for run in runs}
+    for run in runs:
+        record = json.loads((workspace / "models" / "mum" / run.name / "model.json").read_text())
+        assert f"/runs/{run.name}/" in record["uri"]
 
 
 @pytest.mark.slow

@@ -20,7 +20,10 @@ RUNTIME = "/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes/mum-torch
 QUEUE = "/apis/kueue.x-k8s.io/v1beta2/namespaces/mum/localqueues/mum"
 
 
-def node(gpus, images=("docker.io/library/mum-train:0.1.0",), unschedulable=False):
+IMAGES = ("docker.io/library/mum-train:0.1.0", "docker.io/library/mum-serve:0.1.0")
+
+
+def node(gpus, images=IMAGES, unschedulable=False):
     return {
         "metadata": {"name": "n"},
         "spec": {"unschedulable": unschedulable},
@@ -76,7 +79,7 @@ def findings(tmp_path, platform=None, nodes=2, gpus=8, dataset_revision=""):
 def test_nothing_is_missing(cluster, tmp_path):
     found = findings(tmp_path)
     assert found["missing"] == found["unknown"] == []
-    assert len(found["ok"]) == 8  # namespace, claim, 2 secrets, image, runtime, queue, GPUs
+    assert len(found["ok"]) == 9  # namespace, claim, 2 secrets, 2 images, runtime, queue, GPUs
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_what_may_not_be_read_is_unknown(cluster, tmp_path):
 def test_image_that_no_node_has_and_no_registry_answers_for(cluster, tmp_path):
     cluster["/api/v1/nodes"] = (200, {"items": [node(8, images=())]})
     assert "no registry to ask" in findings(tmp_path, nodes=1)["unknown"][0]
-    elsewhere = Platform(image="127.0.0.1:1/mum-train:0.1.0")
+    elsewhere = Platform(image="127.0.0.1:1/mum-train:0.1.0", service="")
     assert "127.0.0.1:1/mum-train:0.1.0" in findings(tmp_path, elsewhere, nodes=1)["unknown"][0]
 
 

@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `mum-pipeline`."""
+
+from pipelines.cli import main
+
+main()

@@ -2,7 +2,7 @@
 #   docker build -f docker/train.Dockerfile -t mum-train:0.1.0 --build-arg REVISION=$(git rev-parse HEAD) .
 #   docker run --rm --read-only --tmpfs /tmp --shm-size 1g --gpus all -v "$PWD/outputs:/workspace/outputs" \
 #     mum-train:0.1.0 mum pretrain machine=gpu
-# Without a GPU, a quarter of the size:
+# For machines without a GPU, without CUDA's libraries:
 #   docker build -f docker/train.Dockerfile -t mum-train:0.1.0 --build-arg PACKAGES=git \
 #     --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
 

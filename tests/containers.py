@@ -50,7 +50,10 @@ def script(name: str, *arguments: str) -> str:
 
 def run(command: list[str], status: int | None = 0, timeout: float = 300) -> str:
     """Run a command that has to end with a status, None: with any; returns what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment())
+    # A log may be cut in the middle of a letter.
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, env=environment()
+    )
     output = done.stdout + done.stderr
     assert status in (None, done.returncode), f"{shlex.join(command)}\n{output[-5000:]}"
     return output

@@ -27,7 +27,7 @@ def cluster():
 
 def _load(image):
     """Copy an image to the node, unless this very one was copied before: the node keeps them."""
-    loaded = STATE / f"{image.rpartition('/')[2]}.loaded"
+    loaded = STATE / "containerd" / f"{image.rpartition('/')[2]}.loaded"
     digest = podman("image", "inspect", "--format={{.Id}}", image)
     if not loaded.exists() or loaded.read_text() != digest:
         script("load-image.sh", image)
@@ -52,7 +52,7 @@ def namespace(new_namespace):
     made = new_namespace()
     made.apply(CLAIM)
     yield made
-    made.kubectl("delete", "jobs,deployments,pods", "--all", "--grace-period=1")
+    made.kubectl("delete", "jobs,deployments,pods", "--all", "--grace-period=1", "--wait=false")
 
 
 @pytest.fixture(scope="session")

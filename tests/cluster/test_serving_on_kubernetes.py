@@ -54,7 +54,8 @@ def the_ready_pod(namespace, before=None):
     return next((pod for pod in pods if before is None or pod["metadata"]["uid"] != before["metadata"]["uid"]), None)
 
 
-def test_server_accepts_every_object(namespace):
+def test_server_accepts_every_object(new_namespace):
+    namespace = new_namespace()
     everything = [*kustomize("cluster"), *kustomize("overlays/dev"), *kustomize("serving/kserve")]
     moved = [one for one in everything if one["kind"] != "Namespace"]
     for one in moved:

@@ -1,6 +1,7 @@
 """The stages as Jobs on a node: they meet on the workspace volume, survive kills, and say what is missing."""
 
 import json
+import re
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_killed_training_ends_as_an_unbroken_one(chain, namespace):
     second = until(lambda: pod_after(150, {first["metadata"]["name"]}))
     namespace.kubectl("delete", f"pod/{second['metadata']['name']}", "--wait=false")
     assert finished(namespace, "broken") == "Complete", log(namespace, "broken")
-    assert "continu" in log(namespace, "broken").lower(), "it began where the one before had left off"
+    assert "resuming at step" in log(namespace, "broken"), "it began where the one before had left off"
 
     namespace.apply(stage("unbroken", "pretrain", "paths.run=/workspace/unbroken", *overrides))
     assert finished(namespace, "unbroken") == "Complete", log(namespace, "unbroken")
@@ -95,7 +96,6 @@ def test_full_disk_is_named(chain, new_namespace, small_disk):
     full.apply(stage("prepare", "prepare", "data.rendered.scenes=64"))
     assert finished(full, "prepare") == "Failed"
     said = log(full, "prepare")
-    assert "No space left on device" in said
-    assert "/workspace/outputs/dataset" in said
+    assert re.search(r"/\S+\.tar: cannot be written, No space left on device", said), said[-500:]
     assert "Traceback" not in said
     assert not (small_disk / "outputs" / "dataset" / "dataset.json").exists(), "nothing to be taken for a dataset"

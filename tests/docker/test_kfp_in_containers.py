@@ -1,11 +1,11 @@
 """The whole pipeline by KFP's own DockerRunner: each step in a container of the training image."""
 
-import json
 import re
 
 import pytest
 from kfp import local
 
+from components.promotion import served_record
 from pipelines.pipeline import build
 from pipelines.platform import Platform, Retries
 from tests.conftest import TINY
@@ -43,5 +43,4 @@ def test_pipeline_in_containers(docker_socket, train_image, tmp_path):
     (run,) = (workspace / "runs").iterdir()
     for pattern in ("pretrain/encoder/model.safetensors", "reports/*/report.html", "exports/*/encoder.onnx"):
         assert list(run.glob(pattern)), pattern
-    served = workspace / "models" / "containers" / "served.json"
-    assert (served.parent / json.loads(served.read_text())["version"] / "export.json").is_file()
+    assert served_record(str(workspace), "containers").is_file(), "the first encoder of an experiment is promoted"

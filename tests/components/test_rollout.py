@@ -17,10 +17,12 @@ from kubernetes.config import kube_config
 import mum_model
 from components import rollout
 from components.deploy import deploy as deploy_component
+from components.promotion import served_record
 from components.workspace import describe
 from mum_model.config import compose
 from mum_model.errors import UserError
 from mum_model.export import export
+from mum_model.files import write_json
 from tests.components.kubernetes_stub import KubernetesStub
 
 ROUTE = "/apis/serving.kserve.io/v1beta1"
@@ -231,9 +233,9 @@ def test_never_ready(stub, kserve, exports):
     deploy(exports, "old")
     before = json.loads(json.dumps(service(stub)["spec"]))
     kserve.is_ready = False
-    threading.Timer(0.6, lambda: setattr(kserve, "is_ready", True)).start()
-    with pytest.raises(UserError, match=r"not ready after 0 s: Ready: Revision not ready.*is what it was before"):
-        deploy(exports, timeout=0.4)
+    threading.Timer(3.5, lambda: setattr(kserve, "is_ready", True)).start()
+    with pytest.raises(UserError, match=r"not ready after 3 s: Ready: Revision not ready.*is what it was before"):
+        deploy(exports, timeout=3.0)
     assert service(stub)["spec"]["predictor"]["containers"] == before["predictor"]["containers"]
 
 
@@ -268,9 +270,26 @@ def test_outside_of_the_workspace(stub, exports, tmp_path):
         rollout.deploy("s", tmp_path / "export", claim="c", workspace=exports, image="i")
 
 
+def described(kind, folder, content, root):
+    artifact = kind(uri=str(root / f"artifact-{content}"))
+    describe(artifact, folder, content)
+    return artifact
+
+
 def test_component(stub, kserve, exports, tmp_path):
-    onnx = dsl.Model(uri=str(tmp_path / "onnx"))
-    describe(onnx, exports / "new" / "export", "export.json")
-    where = {"claim": "mum-workspace", "workspace": str(exports), "image": "mum-serve:0.1.0"}
-    deploy_component.python_func(onnx=onnx, service="mum-encoder", **where, address=str(tmp_path / "address"))
-    assert (tmp_path / "address").read_text() == kserve.servers["new/export"].url
+    """It deploys, and only then says what is served."""
+    version, report = tmp_path / "models" / "rooms" / "r-1", tmp_path / "report"
+    for path in (version / "model.json", report / "metrics.json", report / "candidate.json"):
+        write_json(path, {})
+    deploy_component.python_func(
+        service="mum-encoder",
+        image="mum-serve:0.1.0",
+        canary_percent=10,
+        workspace=str(exports),
+        claim="mum-workspace",
+        registered=described(dsl.Model, version, "model.json", tmp_path),
+        evaluation=described(dsl.Artifact, report, "metrics.json", tmp_path),
+        onnx=described(dsl.Model, exports / "new" / "export", "export.json", tmp_path),
+    )
+    assert served(service(stub))[0] == "pvc://mum-workspace/new/export"
+    assert served_record(str(tmp_path), "rooms") == version / "candidate.json"

@@ -446,7 +446,7 @@ def test_real_training_on_two_nodes_preempted_and_resumed(stub, trainer, tiny_da
 @pytest.mark.slow
 def test_launch_ends_with_the_status_of_the_process_that_failed_first():
     done = subprocess.run(
-        [sys.executable, "-m", "mum_model.launch", "pretrain", "paths.dataset=/nowhere"],
+        [sys.executable, "-m", "mum_model.pretrain.launch", "pretrain", "paths.dataset=/nowhere"],
         env={**os.environ, "PET_NNODES": "1", "PET_NPROC_PER_NODE": "2"},
         capture_output=True,
         text=True,

@@ -60,19 +60,17 @@ class MultiViewDecoder(nn.Module):
         self.norm = norm_layer(dim)
         self.head = nn.Linear(dim, patch_size * patch_size * 3)
 
-    def forward(self, encoded: Tensor, visible: Tensor, scenes: SceneLayout, grid: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tensor, scenes: SceneLayout, grid: tuple[int, int]) -> Tensor:
         """Tokens of all patches of all views.
 
         Args:
-            encoded: The encoder's tokens `[N, 1 + K, E]`, CLS first; the views of a scene are consecutive.
-            visible: Indices of the K visible patches, `[N, K]`.
+            tokens: What `fill_in` gave, `[N, 1 + L, D]`; the views of a scene are consecutive.
             scenes: Which of the N views make a scene.
             grid: Rows and columns of the patch grid.
 
         Returns:
             `[N, L, D]`; `predict` makes pixels of them.
         """
-        tokens = self._fill_in_mask_tokens(self.embed(encoded), visible, grid[0] * grid[1])
         frame_rope, global_rope = self._rotations(grid, len(tokens))
         for frame_block, global_block in zip(self.frame_blocks, self.global_blocks, strict=True):
             tokens = frame_block(tokens, rope=frame_rope)
@@ -92,10 +90,20 @@ class MultiViewDecoder(nn.Module):
         """
         return self.head(self.norm(tokens))
 
-    def _fill_in_mask_tokens(self, tokens: Tensor, visible: Tensor, length: int) -> Tensor:
-        """Put the encoded patches back to their places, and the mask token everywhere else."""
+    def fill_in(self, encoded: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Put the encoded patches back to their places, and the mask token everywhere else.
+
+        Args:
+            encoded: The encoder's tokens `[N, 1 + K, E]`, CLS first.
+            visible: Indices of the K visible patches, `[N, K]`.
+            grid: Rows and columns of the patch grid.
+
+        Returns:
+            `[N, 1 + L, D]`, CLS first.
+        """
+        tokens = self.embed(encoded)
         n, _, dim = tokens.shape
-        full = self.mask_token.to(tokens.dtype).expand(n, length, dim)
+        full = self.mask_token.to(tokens.dtype).expand(n, grid[0] * grid[1], dim)
         full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, dim), tokens[:, 1:])
         return torch.cat([tokens[:, :1], full], dim=1)
 

@@ -27,6 +27,8 @@ class MuMConfig:
         decoder_heads: Attention heads of the decoder.
         patch_size: Side of a patch in pixels.
         layer_norm_eps: Epsilon of every LayerNorm.
+        reference_view: Whether the first view of each scene of several is seen whole and not predicted, as CroCo does
+            and MuM does not: an ablation of the paper. A single view is masked in any case.
     """
 
     encoder_dim: int
@@ -37,6 +39,7 @@ class MuMConfig:
     decoder_heads: int
     patch_size: int = 16
     layer_norm_eps: float = DEFAULT_LAYER_NORM_EPS
+    reference_view: bool = False
 
     def __post_init__(self) -> None:
         for part in ("encoder", "decoder"):
@@ -136,9 +139,11 @@ class MuM(nn.Module):
         scenes = SceneLayout.of([images.shape[1]] * images.shape[0]).to(images.device)
         patches, mask, tokens = self._see_and_fill_in(images.flatten(0, 1), scenes, mask_ratio, noise)
         prediction = self.decoder.predict(tokens)
-        target, _, _ = normalise_patches(select(patches, mask.masked))
-        loss = _error(select(prediction, mask.masked), target)
+        target, _, _ = normalise_patches(self._hidden(patches, mask, scenes))
+        loss = _error(self._hidden(prediction, mask, scenes), target)
         removed = torch.zeros(patches.shape[:2], device=images.device).scatter_(1, mask.masked, 1.0)
+        if self.config.reference_view:
+            removed[list(scenes.references)] = 0.0
         return MuMOutput(loss, prediction, removed)
 
     def masked_loss(
@@ -170,10 +175,16 @@ class MuM(nn.Module):
             ValueError: As `forward`.
         """
         patches, mask, tokens = self._see_and_fill_in(frames, scenes, mask_ratio, noise)
-        target = select(patches, mask.masked)
+        target = self._hidden(patches, mask, scenes)
         if normalise_target:
             target, _, _ = normalise_patches(target)
-        return _error(self.decoder.predict(select(tokens, mask.masked)), target)
+        return _error(self.decoder.predict(self._hidden(tokens, mask, scenes)), target)
+
+    def _hidden(self, tokens: Tensor, mask: PatchMask, scenes: SceneLayout) -> Tensor:
+        """The tokens that are to be predicted: the masked ones, of all views but the references."""
+        if self.config.reference_view:
+            return select(tokens[list(scenes.others)], mask.masked[list(scenes.others)])
+        return select(tokens, mask.masked)
 
     def _see_and_fill_in(
         self, frames: Tensor, scenes: SceneLayout, mask_ratio: float, noise: Tensor | None
@@ -184,8 +195,29 @@ class MuM(nn.Module):
             noise = torch.rand(len(frames), grid[0] * grid[1], device=frames.device)
         mask = uniform_mask(noise, mask_ratio)
         patches = patchify(frames, self.config.patch_size)
-        encoded = encode_visible(self.encoder, patches, mask.visible, grid)
-        return patches, mask, self.decoder(encoded, mask.visible, scenes, grid)
+        if self.config.reference_view:
+            filled = self._encode_beside_references(patches, mask, scenes, grid)
+        else:
+            encoded = encode_visible(self.encoder, patches, mask.visible, grid)
+            filled = self.decoder.fill_in(encoded, mask.visible, grid)
+        return patches, mask, self.decoder(filled, scenes, grid)
+
+    def _encode_beside_references(
+        self, patches: Tensor, mask: PatchMask, scenes: SceneLayout, grid: tuple[int, int]
+    ) -> Tensor:
+        """References whole, the other views by their visible patches: the decoder's input, in the order of views."""
+        all_patches = torch.arange(patches.shape[1], device=patches.device)
+        seen = {
+            scenes.references: all_patches.expand(len(scenes.references), -1),
+            scenes.others: mask.visible[list(scenes.others)],
+        }
+        parts = [
+            self.decoder.fill_in(encode_visible(self.encoder, patches[list(views)], visible, grid), visible, grid)
+            for views, visible in seen.items()
+            if views
+        ]
+        order = torch.tensor(scenes.references + scenes.others, device=patches.device).argsort()
+        return torch.cat(parts)[order]
 
     def _grid(self, frames: Tensor, mask_ratio: float) -> tuple[int, int]:
         height, width = frames.shape[-2:]

@@ -6,7 +6,7 @@ the network but the global attention is per view, so only that has to know where
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,16 @@ class SceneLayout:
     def to(self, device: torch.device) -> "SceneLayout":
         """The same with its tensor on a device."""
         return SceneLayout(self.views, self.longest, self.starts.to(device, non_blocking=True))
+
+    @property
+    def references(self) -> tuple[int, ...]:
+        """The first view of every scene of several."""
+        return tuple(end - views for end, views in zip(accumulate(self.views), self.views, strict=True) if views > 1)
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """All views but the references, in order."""
+        return tuple(sorted(set(range(sum(self.views))).difference(self.references)))
 
     @property
     def runs(self) -> Iterator[tuple[int, int]]:

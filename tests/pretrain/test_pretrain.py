@@ -227,3 +227,15 @@ def test_a_sweep_trains_one_run_after_the_other(tiny_dataset, tmp_path):
     run_mum("pretrain", "-m", *settings)
     assert losses(tmp_path / "seed-0") != losses(tmp_path / "seed-1")
     assert all((tmp_path / f"seed-{seed}" / "encoder" / "model.safetensors").is_file() for seed in (0, 1))
+
+
+def test_a_reference_view_is_trained_with_and_painted_whole(tiny_dataset, tmp_path):
+    run = tmp_path / "run"
+    run_mum("pretrain", *command(tmp_path, tiny_dataset, "pretrain.steps=3", "model.reference_view=true"))
+    assert mum_model.load_mum(run / "model").config.reference_view
+    assert 0.1 < json.loads((run / "metrics.json").read_text())["loss"] < 2
+    picture = cv2.imread(str(run / "pictures" / "step-00000003.png")).astype(int)
+    view, seen = picture[:48, :48], picture[52:100, :48]
+    other, little = picture[:48, 52:100], picture[52:100, 52:100]
+    assert np.abs(view - seen).max() <= 1
+    assert np.abs(other - little).max() > 20

@@ -11,6 +11,7 @@ import copy
 import json
 import logging
 import time
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,8 @@ class _Rollout:
             # is up again under a new name. None of it does meanwhile.
             bad = _predictor(self._get()).get("latestCreatedRevision")
             self._apply(_with_share(spec, 0))
-            self._wait_ready(bad)
+            with suppress(UserError):  # back in time or late, it gets what it had
+                self._wait_ready(bad)
         if "canaryTrafficPercent" not in spec["predictor"]:
             self._apply(spec)
 

@@ -16,7 +16,11 @@ from kfp import dsl
 from kubernetes.config import kube_config
 
 from components import cluster, trainjob
+from components.pretrain import pretrain
 from mum_model.errors import UserError
+from mum_model.files import write_json
+from pipelines.pipeline import _cluster
+from pipelines.platform import Platform
 from tests.components.kubernetes_stub import KubernetesStub
 from tests.components.trainer_stub import TrainerStub, waiting, without_node
 from tests.conftest import TINY
@@ -82,6 +86,38 @@ def run(nodes=1, gpus=0, queue=None, overrides=(), task=TASK):
 
 def jobs(stub):
     return [path for path in stub.objects if "/trainjobs/" in path]
+
+
+def test_the_step_trains_on_nodes_and_describes_what_they_left(stub, trainer, tmp_path):
+    """The component with what the pipeline gives it: the run folder is where the job was told to write."""
+    trainer(shell("true"))
+    (tmp_path / "data").mkdir()
+    dataset = dsl.Dataset(metadata={"folder": str(tmp_path / "data"), "content_sha256": "f00d"})
+    write_json(tmp_path / "runs" / "earlier" / "pretrain" / "metrics.json", {"loss": 0.5})
+    trained = dsl.Model(uri=str(tmp_path / "run"))
+    pretrain.python_func(
+        overrides=["model=tiny"],
+        nodes=2,
+        gpus=4,
+        run_id="r-1",
+        continue_run="earlier",
+        workspace=str(tmp_path),
+        cluster=_cluster(Platform()),
+        dataset=dataset,
+        run=trained,
+        metrics=dsl.Metrics(uri=str(tmp_path / "metrics")),
+        task_config=TASK,
+    )
+    (job,) = stub.sent("POST", "trainjobs")
+    assert job["metadata"]["name"] == "mum-r-1"
+    assert job["spec"]["trainer"]["command"][-3:] == [
+        "model=tiny",
+        f"paths.dataset={tmp_path / 'data'}",
+        f"paths.run={tmp_path / 'runs' / 'earlier' / 'pretrain'}",
+    ]
+    assert job["spec"]["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "4"
+    assert trained.metadata["folder"] == str(tmp_path / "runs" / "earlier" / "pretrain")
+    assert trained.metadata["dataset_sha256"] == "f00d"
 
 
 def test_what_is_sent(stub, trainer, monkeypatch):

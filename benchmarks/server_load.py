@@ -258,7 +258,9 @@ def main() -> None:
         seconds = batch_seconds(bare, images[:1], max(servers))
         first = servers[given.batch_images[0]]
         result = {
-            "command": " ".join(["python", *sys.argv]),
+            "command": " ".join(
+                ["python benchmarks/server_load.py EXPORT", *(a for a in sys.argv[1:] if Path(a) != given.export)]
+            ),
             "machine": machine(),
             "caveats": "Servers, bare runs, clients and perhaps other work share the cores: ratios count, not times.",
             "megabytes_of_graph": round((given.export / "encoder.onnx").stat().st_size / 1e6, 1),

@@ -1,13 +1,15 @@
 """The server beside bare ONNX Runtime, in turns, and under load: `python benchmarks/server_load.py EXPORT`.
 
-A real `mum serve` on one thread of inference; clients are threads of this process over gRPC with binary tensors.
-Measured: seconds from start to ready; images a second of bare ONNX Runtime and through the server, window by window in
-turns, on the same batches; latency at 70 % of the server's rate, with even and with random (Poisson) arrivals; memory
-over many requests.
+A real `mum serve` on one thread of inference for each of `--batch-images`; clients are over gRPC with binary tensors
+that are built once. Measured: seconds from start to ready; images a second of bare ONNX Runtime and through the server,
+window by window in turns, on the same batches, with the share of the time in which the server computed and the
+processor time of both; latency at 70 % of the server's rate, with even and with random (Poisson) arrivals, beside what
+a queue without any cost of its own would give for the same arrivals and bare times; memory over many requests.
 """
 
 import argparse
 import json
+import os
 import random
 import socket
 import subprocess
@@ -15,7 +17,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,14 +41,15 @@ def free_port() -> int:
 class Server:
     """A server process."""
 
-    def __init__(self, export: Path):
+    def __init__(self, export: Path, batch_images: int):
         """Start it and wait until it is ready; `seconds_to_ready` says how long that took."""
         self.http_port, self.grpc_port = free_port(), free_port()
         settings = {"paths.export": export, "serve.http_port": self.http_port, "serve.grpc_port": self.grpc_port}
+        settings |= {"serve.batch_images": batch_images, "machine.threads": 1, "serve.linger_seconds": 0}
         overrides = [f"{name}={value}" for name, value in settings.items()]
         start = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mum_model.cli", "serve", *overrides, "machine.threads=1", "serve.linger_seconds=0"],
+            [sys.executable, "-m", "mum_model.cli", "serve", *overrides],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -67,27 +69,42 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
 
-    def client(self) -> Callable[[np.ndarray], object]:
-        """A connection of its own: sends images, waits for their CLS."""
+    @property
+    def processor_seconds(self) -> float:
+        """Of all cores, since the start."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def computing_seconds(self) -> float:
+        """That ONNX Runtime ran, since the start."""
+        page = requests.get(f"http://127.0.0.1:{self.http_port}/metrics", timeout=5).text
+        name = 'mum_request_stage_seconds_sum{stage="infer"}'
+        return next((float(line.split()[-1]) for line in page.splitlines() if line.startswith(name)), 0.0)
+
+    def client(self, images: np.ndarray) -> Callable[[], object]:
+        """A connection of its own: sends these images, waits for their CLS."""
         connection = grpc_client.InferenceServerClient(f"127.0.0.1:{self.grpc_port}")
-
-        def infer(images: np.ndarray) -> object:
-            given = grpc_client.InferInput("images", list(images.shape), "FP32")
-            given.set_data_from_numpy(images)
-            return connection.infer("mum", [given], outputs=[grpc_client.InferRequestedOutput("cls")]).as_numpy("cls")
-
-        return infer
+        request = request_of(images)
+        return lambda: connection.infer("mum", **request).as_numpy("cls")
 
 
-def rate(callers: list[Callable[[np.ndarray], object]], images: np.ndarray, seconds: float) -> float:
-    """Images a second while every caller asks again as soon as it has its answer."""
+def request_of(images: np.ndarray) -> dict[str, Any]:
+    """Built once: turning numbers into bytes takes processor time that the server needs."""
+    given = grpc_client.InferInput("images", list(images.shape), "FP32")
+    given.set_data_from_numpy(images)
+    return {"inputs": [given], "outputs": [grpc_client.InferRequestedOutput("cls")]}
+
+
+def rate(callers: list[Callable[[], object]], images: int, seconds: float) -> float:
+    """Images a second while every caller asks for so many again as soon as it has its answer."""
     end = time.perf_counter() + seconds
     counts = [0] * len(callers)
 
     def ask(i: int) -> None:
         while time.perf_counter() < end:
-            callers[i](images)
-            counts[i] += len(images)
+            callers[i]()
+            counts[i] += images
 
     start = time.perf_counter()
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(callers))]
@@ -100,57 +117,120 @@ def rate(callers: list[Callable[[np.ndarray], object]], images: np.ndarray, seco
 
 def throughput(bare: OnnxEncoder, server: Server, images: np.ndarray, windows: int, seconds: float) -> dict[str, Any]:
     """Bare and served, window by window in turns."""
-    clients = [server.client() for _ in range(CLIENTS)]
-    rates = [
-        (rate([lambda given: bare(given, ["cls"])], images, seconds), rate(clients, images, seconds))
-        for _ in range(windows)
-    ]
-    ratios = [served / alone for alone, served in rates]
+    clients = [server.client(images) for _ in range(CLIENTS)]
+    rate(clients, len(images), 1)
+    rows = []
+    for _ in range(windows):
+        before = time.process_time()
+        start = time.perf_counter()
+        alone = rate([lambda: bare(images, ["cls"])], len(images), seconds)
+        bare_cost = (time.process_time() - before) / (alone * (time.perf_counter() - start))
+        before, computed, start = server.processor_seconds, server.computing_seconds, time.perf_counter()
+        served = rate(clients, len(images), seconds)
+        elapsed = time.perf_counter() - start
+        cost = (server.processor_seconds - before) / (served * elapsed)
+        rows.append((alone, served, served / alone, (server.computing_seconds - computed) / elapsed, cost / bare_cost))
+    alone, served, ratio, computing, cost = np.transpose(rows)
     return {
         "images": list(images.shape),
-        "bare_images_per_second": round(median(alone for alone, _ in rates), 1),
-        "served_images_per_second": round(median(served for _, served in rates), 1),
-        "served_over_bare": {"median": round(median(ratios), 3), "all": [round(ratio, 3) for ratio in ratios]},
+        "bare_images_per_second": round(median(alone), 1),
+        "served_images_per_second": round(median(served), 1),
+        "served_over_bare": {"median": round(median(ratio), 3), "all": ratio.round(3).tolist()},
+        "share_of_time_computing": round(median(computing), 3),
+        "processor_time_over_bare": round(median(cost), 3),
     }
 
 
-def latency(
-    server: Server, image: np.ndarray, gap: Callable[[float], float], load: float, requests_sent: int
-) -> dict[str, Any]:
-    """Requests of one image at a share of the rate that the server reaches; from when one was due to its answer."""
-    full = rate([server.client() for _ in range(CLIENTS)], image, 5)
-    seconds, clients = [], threading.local()
+def batch_seconds(bare: OnnxEncoder, image: np.ndarray, largest: int, rounds: int = 7) -> list[float]:
+    """Of bare ONNX Runtime for 1, 2, ... images at once: medians over rounds in turns."""
+    batches = [np.repeat(image, count, axis=0) for count in range(1, largest + 1)]
+    return [median(times) for times in zip(*(map(_timed(bare), batches) for _ in range(rounds)), strict=True)]
 
-    def ask(arrival: float) -> None:
-        if not hasattr(clients, "infer"):
-            clients.infer = server.client()
-        clients.infer(image)
-        seconds.append(time.perf_counter() - arrival)
 
-    with ThreadPoolExecutor(32) as executor:
-        due = time.perf_counter()
-        for _ in range(requests_sent):
-            due += gap(load * full)
-            time.sleep(max(0.0, due - time.perf_counter()))
-            executor.submit(ask, due)
-    p50, p99 = (round(1000 * float(np.quantile(seconds, share)), 1) for share in (0.5, 0.99))
+def _timed(bare: OnnxEncoder) -> Callable[[np.ndarray], float]:
+    def seconds(images: np.ndarray) -> float:
+        start = time.perf_counter()
+        bare(images, ["cls"])
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def queueing(gaps: list[float], seconds: list[float]) -> list[float]:
+    """Seconds from arrival to answer if nothing but the computing took time.
+
+    Args:
+        gaps: Seconds between arrivals.
+        seconds: For 1, 2, ... images at once; what waits is computed together, up to so many.
+    """
+    arrivals = np.cumsum(gaps)
+    free = 0.0
+    answered: list[float] = []
+    while len(answered) < len(arrivals):
+        first = len(answered)
+        start = max(free, arrivals[first])
+        count = int(np.searchsorted(arrivals[first : first + len(seconds)], start, side="right"))
+        free = start + seconds[count - 1]
+        answered += [free - arrival for arrival in arrivals[first : first + count]]
+    return answered
+
+
+def latency(server: Server, image: np.ndarray, gaps: list[float], seconds: list[float], load: float) -> dict[str, Any]:
+    """Requests of one image at a share of the rate that the server reaches; from when one was due to its answer.
+
+    Args:
+        server: Serves as many images at once as `seconds` has entries.
+        image: Of each request.
+        gaps: Between arrivals, of mean 1.
+        seconds: Of bare ONNX Runtime for 1, 2, ... images.
+        load: The share.
+    """
+    full = rate([server.client(image) for _ in range(CLIENTS)], 1, 4)
+    gaps = [gap / (load * full) for gap in gaps]
+    connection, request = grpc_client.InferenceServerClient(f"127.0.0.1:{server.grpc_port}"), request_of(image)
+    connection.infer("mum", **request)
+    served: list[float] = []
+    failures: list[Exception] = []
+    done = threading.Semaphore(0)
+
+    def on_answer(due: float, error: Exception | None) -> None:
+        served.append(time.perf_counter() - due)
+        failures.extend([error] if error else [])
+        done.release()
+
+    due = time.perf_counter()
+    for gap in gaps:
+        due += gap
+        time.sleep(max(0.0, due - time.perf_counter()))
+        connection.async_infer("mum", callback=lambda result, error, due=due: on_answer(due, error), **request)
+    for _ in gaps:
+        done.acquire()
+    if failures:
+        raise failures[0]
+    # The queue's load is the same share of its own rate, which differs from the server's by what the server costs.
+    ideal_gaps = np.array(gaps) * full * min(time / (i + 1) for i, time in enumerate(seconds))
     return {
         "load": load,
         "full_images_per_second": round(full, 1),
-        "requests": len(seconds),
-        "p50_ms": p50,
-        "p99_ms": p99,
-        "p99_over_p50": round(p99 / p50, 2),
+        "requests": len(served),
+        "served": quantiles(served),
+        "ideal": quantiles(queueing(ideal_gaps.tolist(), seconds)),
     }
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """Median, 99 %, and how far apart they are."""
+    p50, p99 = (1000 * float(np.quantile(seconds, share)) for share in (0.5, 0.99))
+    return {"p50_ms": round(p50, 1), "p99_ms": round(p99, 1), "p99_over_p50": round(p99 / p50, 2)}
 
 
 def memory(server: Server, image: np.ndarray, requests_sent: int) -> dict[str, Any]:
     """Of the server before, and after each tenth of many requests."""
-    client = server.client()
+    client = server.client(image)
     megabytes = [server.megabytes]
     for _ in range(10):
         for _ in range(requests_sent // 10):
-            client(image)
+            client()
         megabytes.append(server.megabytes)
     return {"requests": requests_sent, "megabytes": [round(one, 1) for one in megabytes]}
 
@@ -160,33 +240,53 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export", type=Path, help="folder that `mum export` wrote, of float32 input")
     parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--batch-images", type=int, nargs="+", default=[8, 1], help="serve.batch_images to compare")
     parser.add_argument("--windows", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=2.5)
-    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3, help="of latency, in turns")
+    parser.add_argument("--latency-requests", type=int, default=300, help="in a round")
+    parser.add_argument("--requests", type=int, default=10_000, help="while memory is watched")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/server_load.json"))
     given = parser.parse_args()
     images = np.random.default_rng(0).normal(size=(8, 3, given.side, given.side)).astype(np.float32)
     small = np.ascontiguousarray(images[:1, :, :64, :64])
-    server = Server(given.export)
+    bare = OnnxEncoder(given.export, threads=1)
+    servers: dict[int, Server] = {}
     try:
+        for count in given.batch_images:
+            servers[count] = Server(given.export, count)
+        seconds = batch_seconds(bare, images[:1], max(servers))
+        first = servers[given.batch_images[0]]
         result = {
-            "machine": machine(),
-            "megabytes_of_graph": round((given.export / "encoder.onnx").stat().st_size / 1e6, 1),
-            "seconds_to_ready": round(server.seconds_to_ready, 1),
-            "throughput": throughput(
-                OnnxEncoder(given.export, threads=1), server, images, given.windows, given.seconds
+            "command": " ".join(
+                ["python benchmarks/server_load.py EXPORT", *(a for a in sys.argv[1:] if Path(a) != given.export)]
             ),
-            "latency": {
-                "even arrivals": latency(server, images[:1], lambda rate: 1 / rate, 0.7, 200),
-                "random arrivals": latency(server, images[:1], random.Random(0).expovariate, 0.7, 200),
-            },
-            "memory": memory(server, small, given.requests),
+            "machine": machine(),
+            "caveats": "Servers, bare runs, clients and perhaps other work share the cores: ratios count, not times.",
+            "megabytes_of_graph": round((given.export / "encoder.onnx").stat().st_size / 1e6, 1),
+            "seconds_to_ready": {count: round(server.seconds_to_ready, 1) for count, server in servers.items()},
+            "bare_milliseconds_of_batches": [round(1000 * one, 1) for one in seconds],
+            "throughput": throughput(bare, first, images, given.windows, given.seconds),
+            "latency": [
+                {"arrivals": kind, "batch_images": count, **latency(server, images[:1], gaps, seconds[:count], 0.7)}
+                for turn in range(given.rounds)
+                for kind, gaps in arrivals(given.latency_requests, seed=turn).items()
+                for count, server in servers.items()
+            ],
+            "memory": memory(first, small, given.requests),
         }
     finally:
-        server.process.terminate()
-        server.process.wait(30)
+        for server in servers.values():
+            server.process.terminate()
+            server.process.wait(30)
     given.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def arrivals(requests_sent: int, seed: int) -> dict[str, list[float]]:
+    """Gaps of mean 1 between requests: even ones, and those of a Poisson process."""
+    generator = random.Random(seed)
+    return {"even": [1.0] * requests_sent, "random": [generator.expovariate(1) for _ in range(requests_sent)]}
 
 
 if __name__ == "__main__":

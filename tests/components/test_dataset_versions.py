@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -110,15 +111,25 @@ def test_killed_pull_goes_on(tiny_dataset, tmp_path):
         address = f"http://127.0.0.1:{http.server_port}"
         with started(f"pull({revision!r}, '', {address!r}, Path({str(target)!r}))") as process:
             assert Halting.halted.wait(60)
+            deadline = time.monotonic() + 60
+            while len(brought := arrived(target.with_name(".1.partial"))) < ANSWERED - 1:  # one was for the list
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
             process.kill()
         assert not target.exists()
-        brought = [path for path in content(target.with_name(".1.partial")) if not path.name.endswith(".tmp")]
-        assert brought
         Halting.go_on.set()
         Halting.asked.clear()
         pull(revision, "", address, target)
     assert content(target) == content(tiny_dataset)
     assert len(Halting.asked) == len(content(tiny_dataset)) - len(brought) + 1, "the list, and what was not there"
+
+
+ANSWERED = 8
+
+
+def arrived(folder):
+    """Files that are whole."""
+    return [path for path in content(folder) if not path.name.endswith(".tmp")] if folder.exists() else []
 
 
 class Halting(SimpleHTTPRequestHandler):
@@ -129,7 +140,7 @@ class Halting(SimpleHTTPRequestHandler):
 
     def do_GET(self):
         self.asked.append(self.path)
-        if len(self.asked) > 8:
+        if len(self.asked) > ANSWERED:
             self.halted.set()
             self.go_on.wait(60)
         super().do_GET()

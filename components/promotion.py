@@ -1,9 +1,9 @@
 """Which version of a model is served: a pointer on the workspace, moved when a promotion is whole."""
 
-import json
 import shutil
 from pathlib import Path
 
+from components.workspace import read_json
 from mum_model.files import write_json
 
 CANDIDATE = "candidate.json"  # what the next gate compares with, as `mum report` writes it
@@ -32,4 +32,4 @@ def served_record(workspace: str, experiment: str) -> Path | None:
     """
     models = Path(workspace, "models", experiment)
     served = models / "served.json"
-    return models / json.loads(served.read_text())["version"] / CANDIDATE if served.exists() else None
+    return models / read_json(served)["version"] / CANDIDATE if served.exists() else None

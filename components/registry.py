@@ -15,6 +15,7 @@ from mr_openapi import ApiException, Configuration
 from omegaconf import OmegaConf
 
 from components.cluster import Cluster
+from components.workspace import read_json
 from mum_model.errors import UserError
 from mum_model.files import write_json
 
@@ -53,7 +54,7 @@ def lineage(
         `experiment`, `version`, `uri`, `onnx` (name, bytes and SHA-256 of each file), `data`, `code`, `weights_sha256`,
         `licence`, `metrics` by encoder, and `config`, with which the model was trained.
     """
-    facts = json.loads((onnx / "export.json").read_text())
+    facts = read_json(onnx / "export.json")
     return {
         "experiment": experiment,
         "version": run_id,
@@ -68,7 +69,7 @@ def lineage(
         },
         "weights_sha256": facts["source"]["sha256"],
         "licence": facts["licence"],
-        "metrics": json.loads((evaluation / "metrics.json").read_text()),
+        "metrics": read_json(evaluation / "metrics.json"),
         "config": OmegaConf.to_container(OmegaConf.load(run / "config.yaml")),
     }
 
@@ -110,7 +111,7 @@ def keep(record: Mapping[str, Any], workspace: Path) -> Path:
     path = workspace / "models" / record["experiment"] / record["version"] / "model.json"
     if not path.exists():
         write_json(path, record)
-    elif json.loads(path.read_text()) != record:
+    elif read_json(path) != record:
         raise UserError(f"{path}: this version is another model; versions are never overwritten, start a new run")
     return path.parent
 

@@ -21,6 +21,7 @@ import numpy as np
 import onnxruntime
 
 from components.cluster import Cluster, Missing, stopped_by_signals
+from components.workspace import read_json
 from mum_model.errors import UserError
 
 POLL_SECONDS = 2.0
@@ -206,7 +207,7 @@ class _Smoke:
     """One request, whose answer is known: the exported graph gives it here."""
 
     def __init__(self, folder: Path, model: str):
-        contract = json.loads((folder / "export.json").read_text())["contract"]
+        contract = read_json(folder / "export.json")["contract"]
         self._input, self._model = contract["input"], model
         side = 4 * contract["patch_size"]
         shape = [{"N": 1, "H": side, "W": side}.get(each, each) for each in self._input["shape"]]

@@ -250,7 +250,7 @@ def _in_registry(image: str) -> Finding:
     except requests.RequestException as error:
         return Finding("unknown", f"image {image}: {error}")
     if answer.status_code == HTTPStatus.NOT_FOUND:
-        return Finding("missing", f"image {image}: not in the registry; build and push docker/train.Dockerfile")
+        return Finding("missing", f"image {image}: not in the registry; build it from docker/ and push it")
     if answer.ok:
         return Finding("ok", f"image {image}")
     return Finding("unknown", f"image {image}: the registry answers {answer.status_code} {answer.reason}")

@@ -4,7 +4,6 @@ torchrun itself ends with status 1 whatever its processes ended with; whoever st
 training from a failed one.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 from mum_model.config import compose
+from mum_model.pretrain.preemption import EXIT_STATUS
 
 SPARE_SECONDS = 5
 """What torchrun waits longer for its processes to leave than they take for a last checkpoint."""
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         run(parse_args([*options, *arguments]))
     except SignalException:
-        return os.EX_TEMPFAIL  # as mum_model.pretrain.preemption says it
+        return EXIT_STATUS
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         print(f"rank {rank} ended first, with status {failure.exitcode}", file=sys.stderr)

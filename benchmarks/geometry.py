@@ -4,7 +4,7 @@ STUDY is what `experiment=STUDY` made (geometry_rooms, geometry_rgbd): runs name
 `paths.run`, and the evaluation of them all beside random weights and pixels. Printed as Markdown:
 
 * EPE of each arm: one number a training seed, their mean and deviation, and the ratio to single views (MAE), seed by
-  seed;
+  seed; below them the error of saying that every point stays where it is;
 * whether the other views are used at all: the masked loss on the same held-out views under the same masks, when they
   are shown one by one, in twos, in sixes, and all together.
 """
@@ -22,6 +22,9 @@ from omegaconf import DictConfig
 from mum_model.config import compose
 from mum_model.data.batches import Augmentation
 from mum_model.data.scenes import SceneIndex
+from mum_model.evaluate.benchmarks import open_tasks
+from mum_model.evaluate.matching import end_point_errors
+from mum_model.evaluate.pairs import PairTask
 from mum_model.model import MuM, load_mum
 from mum_model.model.pixels import normalise_pixels
 from mum_model.model.scenes import SceneLayout
@@ -53,6 +56,7 @@ def main() -> None:
     metrics = json.loads((Path(cfg.paths.evaluation) / "metrics.json").read_text())
     for measure, words in MEASURES.items():
         print(f"\n{words}\n\n{errors_table(runs, metrics, measure)}")
+    print(f"\nevery point stays where it is: {stay_put_epe(cfg):.1f}")
     print(f"\nmasked loss on held-out views\n\n{losses_table(runs, cfg)}")
     draw(options.picture, runs, metrics)
 
@@ -72,6 +76,16 @@ def errors_table(runs: ByArm, metrics: Mapping[str, Mapping[str, float]], measur
         lines.append(f"| {words} | {seeds} | {spread(epe, 1)} | {paired} | {ratio:.3f} |")
     lines += [f"| {name} | | {epe_in(metrics[name], measure):.1f} | | |" for name in ("random", "pixels")]
     return "\n".join(lines)
+
+
+def stay_put_epe(cfg: DictConfig) -> float:
+    """EPE on the test pairs of a matcher that does not look at the images."""
+    (task,) = open_tasks(cfg)
+    assert isinstance(task, PairTask)
+    grid, truth = task.grid(cfg.model.patch_size), task.truth(cfg.model.patch_size)["test"]
+    return float(
+        np.mean([error.mean() for error in end_point_errors(grid.centres.expand_as(truth.target), truth, grid)])
+    )
 
 
 def losses_table(runs: ByArm, cfg: DictConfig) -> str:

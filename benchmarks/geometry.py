@@ -51,9 +51,10 @@ def main() -> None:
     options = parser.parse_args()
     cfg = compose([f"experiment={options.study}", "data.source=any"])
     torch.set_num_threads(cfg.machine.threads)
-    folder = Path(cfg.paths.run).parent
-    runs = {arm: sorted(folder.glob(f"{arm}-seed-*")) for arm in ARMS}
     metrics = json.loads((Path(cfg.paths.evaluation) / "metrics.json").read_text())
+    found = {arm: sorted(Path(cfg.paths.run).parent.glob(f"{arm}-seed-*")) for arm in ARMS}
+    judged = {arm: [run for run in runs if run.name in metrics] for arm, runs in found.items()}
+    runs = {arm: these for arm, these in judged.items() if these}
     for measure, words in MEASURES.items():
         print(f"\n{words}\n\n{errors_table(runs, metrics, measure)}")
     print(f"\nevery point stays where it is: {stay_put_epe(cfg):.1f}")
@@ -68,12 +69,13 @@ def errors_table(runs: ByArm, metrics: Mapping[str, Mapping[str, float]], measur
         "| | EPE of each seed, px | mean ± deviation | over MAE, paired | over random weights |",
         "|---|---|---|---|---|",
     ]
-    for arm, words in ARMS.items():
-        epe = epe_of(runs[arm], metrics, measure)
-        paired = "" if arm == "1-1" else spread(epe / single, 3)
-        ratio = epe.mean() / epe_in(metrics["random"], measure)
-        seeds = " / ".join(f"{one:.1f}" for one in epe)
-        lines.append(f"| {words} | {seeds} | {spread(epe, 1)} | {paired} | {ratio:.3f} |")
+    for arm, these in runs.items():
+        epe = epe_of(these, metrics, measure)
+        mean = np.mean(list(epe.values()))
+        paired = [error / single[seed] for seed, error in epe.items() if seed in single and arm != "1-1"]
+        seeds = " / ".join(f"{error:.1f}" for error in epe.values())
+        over = mean / epe_in(metrics["random"], measure)
+        lines.append(f"| {ARMS[arm]} | {seeds} | {spread(list(epe.values()), 1)} | {spread(paired, 3)} | {over:.3f} |")
     lines += [f"| {name} | | {epe_in(metrics[name], measure):.1f} | | |" for name in ("random", "pixels")]
     return "\n".join(lines)
 
@@ -93,9 +95,9 @@ def losses_table(runs: ByArm, cfg: DictConfig) -> str:
     scenes = held_out_scenes(cfg)
     heads = [f"{count} together" if count > 1 else "one by one" for count in SHOWN_TOGETHER]
     lines = [f"| trained on | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-    for arm, words in ARMS.items():
-        losses = np.array([losses_by_views(load_mum(run / "model"), scenes, cfg) for run in runs[arm]])
-        lines.append(f"| {words} | {' | '.join(spread(column, 4) for column in losses.T)} |")
+    for arm, these in runs.items():
+        losses = np.array([losses_by_views(load_mum(run / "model"), scenes, cfg) for run in these])
+        lines.append(f"| {ARMS[arm]} | {' | '.join(spread(column, 4) for column in losses.T)} |")
     return "\n".join(lines)
 
 
@@ -138,9 +140,9 @@ def losses_by_views(model: MuM, scenes: Sequence[torch.Tensor], cfg: DictConfig)
     ]
 
 
-def epe_of(runs: Sequence[Path], metrics: Mapping[str, Mapping[str, float]], measure: str) -> np.ndarray:
-    """One error a run, by seed."""
-    return np.array([epe_in(metrics[run.name], measure) for run in runs])
+def epe_of(runs: Sequence[Path], metrics: Mapping[str, Mapping[str, float]], measure: str) -> dict[str, float]:
+    """The error of each run by its seed."""
+    return {run.name.rpartition("-")[2]: epe_in(metrics[run.name], measure) for run in runs}
 
 
 def epe_in(metrics: Mapping[str, float], measure: str) -> float:
@@ -148,32 +150,34 @@ def epe_in(metrics: Mapping[str, float], measure: str) -> float:
     return metrics[f"dataset.matching.{measure}"]
 
 
-def spread(values: np.ndarray, digits: int) -> str:
-    """Mean ± sample deviation."""
-    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+def spread(values: Sequence[float] | np.ndarray, digits: int) -> str:
+    """Mean ± sample deviation, where there are several; nothing where there is none."""
+    if len(values) < 2:
+        return "".join(f"{value:.{digits}f}" for value in values)
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def draw(path: Path, runs: ByArm, metrics: Mapping[str, Mapping[str, float]]) -> None:
     """EPE of each arm, a dot a seed, and the training losses."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained", width_ratios=(1, 1, 1.3))
     for axis, (measure, words) in zip(axes, MEASURES.items(), strict=False):
-        for place, (arm, colour) in enumerate(COLOURS.items()):
-            epe = epe_of(runs[arm], metrics, measure)
-            axis.plot(np.full(len(epe), place), epe, "o", color=colour, alpha=0.7)
-            axis.plot([place - 0.2, place + 0.2], [epe.mean()] * 2, color=colour)
+        for place, (arm, these) in enumerate(runs.items()):
+            epe = list(epe_of(these, metrics, measure).values())
+            axis.plot([place] * len(epe), epe, "o", color=COLOURS[arm], alpha=0.7)
+            axis.plot([place - 0.2, place + 0.2], [np.mean(epe)] * 2, color=COLOURS[arm])
         for name, style in (("random", "--"), ("pixels", ":")):
             level = epe_in(metrics[name], measure)
             axis.axhline(level, color="grey", linestyle=style, linewidth=1)
-            axis.annotate(name, (2.5, level), color="grey", va="bottom", ha="right", fontsize=8)
-        axis.set_xticks(range(len(ARMS)), ["S 2-24", "S 2-6", "S 1 (MAE)"])
-        axis.set_xlim(-0.5, 2.5)
+            axis.annotate(name, (len(runs) - 0.5, level), color="grey", va="bottom", ha="right", fontsize=8)
+        axis.set_xticks(range(len(runs)), [ARMS[arm].partition(", ")[2] for arm in runs])
+        axis.set_xlim(-0.5, len(runs) - 0.5)
         axis.set_title(f"EPE, {words}, px", fontsize=10)
-    for arm, colour in COLOURS.items():
-        for run in runs[arm]:
+    for arm, these in runs.items():
+        for run in these:
             records = read_metrics(run)
             loss = np.convolve([one.loss for one in records], np.ones(5) / 5, mode="valid")
-            axes[2].plot([one.step for one in records][4:], loss, color=colour, linewidth=1, alpha=0.8)
-        axes[2].plot([], [], color=colour, label=ARMS[arm])
+            axes[2].plot([one.step for one in records][4:], loss, color=COLOURS[arm], linewidth=1, alpha=0.8)
+        axes[2].plot([], [], color=COLOURS[arm], label=ARMS[arm])
     axes[2].set_title("training loss, mean of 50 steps", fontsize=10)
     axes[2].set_xlabel("step", fontsize=9)
     axes[2].legend(frameon=False, fontsize=8)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mum_model.data.augmentation import Augmentation
 from mum_model.data.batches import Pack, Purpose, StepPacks, ViewSampler, generator, load_packs
-from mum_model.data.scenes import SceneIndex
+from mum_model.data.scenes import open_dataset
+from mum_model.data.streaming import LocalCopies
 from mum_model.errors import UserError
 from mum_model.model import MuM, MuMConfig, save_encoder
 from mum_model.model.scenes import SceneLayout
@@ -45,7 +46,7 @@ class Trainer:
         self.cfg, self.settings, self.preemption = cfg, cfg.pretrain, preemption
         self.run = Path(cfg.paths.run)
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.index = SceneIndex.open(Path(cfg.paths.dataset))
+        self.index = open_dataset(cfg.paths.dataset, LocalCopies.of(cfg))
         self.packs, self.held_out = self._packs("train"), self._packs("val")
         fingerprint = training_fingerprint(cfg, self.index.card["content_sha256"])
         self.checkpoints = Checkpoints(

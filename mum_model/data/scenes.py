@@ -167,6 +167,11 @@ class SceneIndex:
     def __len__(self) -> int:
         return self.frames.num_rows
 
+    @property
+    def content_sha256(self) -> str:
+        """The digest of all that training and evaluation can see of it."""
+        return self.card["content_sha256"]
+
     def rows(self, split: str) -> np.ndarray:
         """Rows of a split's frames, int64."""
         return np.flatnonzero(self._in_split(split))
@@ -182,6 +187,10 @@ class SceneIndex:
     def images(self, rows: Sequence[int]) -> list[np.ndarray]:
         """The pixels of several frames, which are read from afar at once: RGB uint8 `[H, W, 3]` each."""
         return [decode_image(content) for content in self.shards.read([self.place(row) for row in rows])]
+
+    def labels(self, rows: Sequence[int]) -> list[str]:
+        """`scene/frame` of several frames."""
+        return [f"{self._cell('scene', row)}/{self._cell('frame', row)}" for row in rows]
 
     def camera(self, row: int) -> Camera | None:
         """Intrinsics, pose and depth of a frame; None where any of them is unknown."""

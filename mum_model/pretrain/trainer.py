@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mum_model.data.augmentation import Augmentation
-from mum_model.data.batches import Pack, Purpose, StepPacks, ViewSampler, generator, load_packs
+from mum_model.data.batches import Pack, Purpose, Sampler, StepPacks, ViewSampler, generator, load_packs
+from mum_model.data.endless import RENDERED, EndlessRooms, RoomSampler
 from mum_model.data.scenes import open_dataset
 from mum_model.data.streaming import LocalCopies
 from mum_model.errors import UserError
@@ -46,9 +47,10 @@ class Trainer:
         self.cfg, self.settings, self.preemption = cfg, cfg.pretrain, preemption
         self.run = Path(cfg.paths.run)
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.index = open_dataset(cfg.paths.dataset, LocalCopies.of(cfg))
+        rooms, place = cfg.data.rendered, cfg.paths.dataset
+        self.frames = EndlessRooms.of(rooms) if place == RENDERED else open_dataset(place, LocalCopies.of(cfg))
         self.packs, self.held_out = self._packs("train"), self._packs("val")
-        fingerprint = training_fingerprint(cfg, self.index.card["content_sha256"])
+        fingerprint = training_fingerprint(cfg, self.frames.content_sha256)
         self.checkpoints = Checkpoints(
             self.run / "checkpoints",
             fingerprint,
@@ -195,21 +197,25 @@ class Trainer:
         settings = self.settings
         if settings.frames % settings.pack:
             raise UserError(f"pretrain.frames={settings.frames}: must be a multiple of pretrain.pack={settings.pack}")
-        sequences = self.index.sequences(split)
-        if sequences.lengths.max(initial=0) < settings.views[0]:
-            sequences = self.index.sequences("train")
-        sampler = ViewSampler(
-            sequences,
-            self.index.sources(sequences),
-            frames=settings.pack,
-            views=tuple(settings.views),
-            single_view_share=settings.single_view_share,
-            mix=settings.mix,
-            seed=self.cfg.seed,
-        )
+        sampler = self._sampler(split)
         augmentation = Augmentation(settings.size, settings.crop_scale, tuple(settings.crop_ratio), settings.flip)
         shares = {"packs": settings.frames // settings.pack, "rank": self.rank, "world_size": self.world_size}
-        return StepPacks(self.index, sampler, augmentation, **shares)
+        return StepPacks(self.frames, sampler, augmentation, **shares)
+
+    def _sampler(self, split: str) -> Sampler:
+        settings = self.settings
+        draw = {
+            "frames": settings.pack,
+            "views": tuple(settings.views),
+            "single_view_share": settings.single_view_share,
+            "seed": self.cfg.seed,
+        }
+        if isinstance(self.frames, EndlessRooms):
+            return RoomSampler(self.frames, split, **draw)
+        sequences = self.frames.sequences(split)
+        if sequences.lengths.max(initial=0) < settings.views[0]:
+            sequences = self.frames.sequences("train")
+        return ViewSampler(sequences, self.frames.sources(sequences), mix=settings.mix, **draw)
 
 
 def _weights_in(state: dict[str, Tensor]) -> dict[str, Tensor]:

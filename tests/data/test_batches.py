@@ -112,7 +112,7 @@ def test_sources_are_mixed_by_weight_whatever_their_size():
     ("changes", "message"),
     [
         ({"views": (9, 12)}, "longest training sequence has 8"),
-        ({"frames": 3, "views": (4, 5)}, "no scenes of 4 to 5 views fill 3 frames"),
+        ({"frames": 3, "views": (4, 5)}, "no scenes of 4 to 5 views .* fill 3 frames"),
         ({"frames": 7, "views": (4, 5)}, "fill 7 frames"),
     ],
 )

@@ -10,7 +10,8 @@ from deepspeed import DeepSpeedEngine
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mum_model.data.batches import Augmentation, Pack, Purpose, StepPacks, ViewSampler, generator, load_packs
+from mum_model.data.augmentation import Augmentation
+from mum_model.data.batches import Pack, Purpose, StepPacks, ViewSampler, generator, load_packs
 from mum_model.data.scenes import SceneIndex
 from mum_model.errors import UserError
 from mum_model.model import MuM, MuMConfig, save_encoder
@@ -205,7 +206,7 @@ class Trainer:
             mix=settings.mix,
             seed=self.cfg.seed,
         )
-        augmentation = Augmentation(settings.size, settings.crop_scale, settings.flip)
+        augmentation = Augmentation(settings.size, settings.crop_scale, tuple(settings.crop_ratio), settings.flip)
         shares = {"packs": settings.frames // settings.pack, "rank": self.rank, "world_size": self.world_size}
         return StepPacks(self.index, sampler, augmentation, **shares)
 

@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mum_model.config import compose
-from mum_model.data.batches import Augmentation, StepPacks, ViewCounts, ViewSampler, load_packs
+from mum_model.data.augmentation import Augmentation
+from mum_model.data.batches import StepPacks, ViewCounts, ViewSampler, load_packs
 from mum_model.data.scenes import SceneIndex
 from mum_model.model import MuM, create_mum
 from mum_model.model.mum import MUM_SIZES, MuMConfig
@@ -198,7 +199,7 @@ def _from_dataset(setting: Setting, device: torch.device) -> Iterator[tuple[Tens
     sequences = index.sequences("train")
     draw = {"frames": setting.frames, "views": setting.views, "single_view_share": 0.0, "mix": {}, "seed": 0}
     sampler = ViewSampler(sequences, index.sources(sequences), **draw)
-    packs = StepPacks(index, sampler, Augmentation(setting.side, 0.8, 0.5), packs=1)
+    packs = StepPacks(index, sampler, Augmentation(setting.side, 0.8, (1.0, 1.0), 0.5), packs=1)
     for (pack,) in load_packs(packs, range(10**6), workers=1):
         yield pack.images.to(device, non_blocking=True), pack.views
 

@@ -7,7 +7,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mum_model.data.batches import Augmentation, Pack, Purpose, StepPacks, ViewSampler, generator
+from mum_model.data.augmentation import Augmentation
+from mum_model.data.batches import Pack, Purpose, StepPacks, ViewSampler, generator
 from mum_model.data.scenes import SceneIndex
 from mum_model.model import MuM, MuMConfig, save_mum
 from mum_model.model.pixels import normalise_pixels
@@ -38,7 +39,8 @@ class MaskedImages:
 
     def packs(self, index: SceneIndex, sampler: ViewSampler, **shares: int) -> StepPacks:
         """Pixels alone, each view with a crop and a flip of its own."""
-        augmentation = Augmentation(self.settings.size, self.settings.crop_scale, self.settings.flip)
+        settings = self.settings
+        augmentation = Augmentation(settings.size, settings.crop_scale, tuple(settings.crop_ratio), settings.flip)
         return StepPacks(index, sampler, augmentation, **shares)
 
     def inputs(self, pack: Pack, device: torch.device) -> tuple[Tensor, SceneLayout, Tensor]:

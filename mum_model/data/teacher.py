@@ -153,12 +153,13 @@ def _read(file: safe_open, frame: str) -> TeacherFrame:
 def _check_frame(path: Path, frame: str, said: TeacherFrame) -> None:
     """Raise a UserError for the first thing that cannot be."""
     maps = tuple(said.depth.shape)
+    if len(maps) != 2:
+        raise UserError(f"{path}: '{frame}/depth' has the shape {list(maps)}, expected [h, w]")
     expected = {"world2cam": (3, 4), "intrinsics": (3, 3), "depth": maps, "points": (*maps, 3)}
     for field, tensor in said._asdict().items():
         where = f"{path}: '{frame}/{field}'"
-        if tuple(tensor.shape) != expected[field] or len(maps) != 2:
-            wanted = "[h, w]" if field == "depth" else list(expected[field])
-            raise UserError(f"{where} has the shape {list(tensor.shape)}, expected {wanted}")
+        if tuple(tensor.shape) != expected[field]:
+            raise UserError(f"{where} has the shape {list(tensor.shape)}, expected {list(expected[field])}")
         if not tensor.is_floating_point():
             raise UserError(f"{where} is of type {tensor.dtype}, expected a floating type")
         if not tensor.isfinite().all():

@@ -29,17 +29,14 @@ from onnxruntime.transformers import optimizer
 import mum_model.model  # noqa: F401  isort: skip  (before timm, which it makes importable on a CPU build of torch)
 import timm
 
-from mum_model.export import onnx_graph
 from mum_model.export.contract import input_contract
-from mum_model.export.onnx_graph import GraphForm, write_graph
+from mum_model.export.onnx_graph import GraphForm, OpenRotation, write_graph
 from mum_model.export.variants import quantise_dynamically, quantise_statically
+from mum_model.files import write_json
 from mum_model.model.encoder import ENCODER_SIZES
 from mum_model.serve.encoder import available_cores
 
 FUSED = ("Attention", "MultiHeadAttention", "RotaryEmbedding", "BiasGelu", "SkipLayerNormalization", "Softmax")
-
-LARGE_SIDE = 768
-"""Pixels, for the memory that attention takes."""
 
 
 def encoder(size: str) -> Any:
@@ -48,8 +45,17 @@ def encoder(size: str) -> Any:
     return timm.create_model(f"mum_vit_{size}_patch16").eval()
 
 
+def forms(size: str, folder: Path) -> dict[str, Path]:
+    """Every form of the graph; written where the folder has not got it."""
+    written = folder / "forms.json"
+    if not written.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(written, {name: path.name for name, path in write_forms(size, folder).items()})
+    return {name: folder / file for name, file in json.loads(written.read_text()).items()}
+
+
 def write_forms(size: str, folder: Path) -> dict[str, Path]:
-    """Every form of the graph."""
+    """Write every form of the graph."""
     contract = input_contract(encoder(size), "float32")
     paths = {name: folder / f"{name}.onnx" for name in ("fp32", "standard", "decomposed", "fp16")}
     write_graph(encoder(size), paths["fp32"], contract, GraphForm(23, "onnxruntime", 96), {})
@@ -68,25 +74,12 @@ def write_forms(size: str, folder: Path) -> dict[str, Path]:
     return paths
 
 
-class OpenRotation(torch.nn.Module):
-    """timm's own form of the embedding, with an open grid."""
-
-    def __init__(self, rope: Any):
-        super().__init__()
-        self._halves = onnx_graph._OpenRotation(rope, 0, torch.float32)
-
-    def get_embed(self, shape: Any) -> torch.Tensor:
-        """Sine and cosine of every patch, each twice."""
-        cosine, sine = self._halves.get_embed(shape)
-        return torch.cat([sine, sine, cosine, cosine], dim=-1)
-
-
 class Decomposed(torch.nn.Module):
     """The encoder with timm's own attention, as matrix products and a softmax."""
 
     def __init__(self, one: Any):
         super().__init__()
-        one.rope = OpenRotation(one.rope)
+        one.rope = OpenRotation(one.rope)  # timm's own would tie it to a size
         self.one = one
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,22 +141,21 @@ def peak_megabytes(path: Path, side: int) -> int:
     return round(float(done.stdout))
 
 
-def measure(size: str, sides: list[int], threads: int, repeats: int) -> dict[str, Any]:
+def measure(size: str, given: argparse.Namespace) -> dict[str, Any]:
     """Ratios and cosines of one encoder."""
-    torch.set_num_threads(threads)
-    reference = encoder(size)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        paths = write_forms(size, folder)
-        sessions, fused = {}, {}
-        for form, path in paths.items():
-            sessions[form], fused[form] = opened(path, threads, folder / "report.onnx")
-        megabytes = {form: round(path.stat().st_size / 1e6, 1) for form, path in paths.items()}
-        latency = [measure_side(reference, sessions, side, repeats) for side in sides]
-        forms = ("fp32", "standard", "decomposed")
-        peak = {f"side {LARGE_SIDE}": {form: peak_megabytes(paths[form], LARGE_SIDE) for form in forms}}
+    torch.set_num_threads(given.threads)
+    reference, paths = encoder(size), forms(size, given.forms / size)
+    sessions, fused = {}, {}
+    for form, path in paths.items():
+        sessions[form], fused[form] = opened(path, given.threads, given.forms / "report.onnx")
+    megabytes = {form: round(path.stat().st_size / 1e6, 1) for form, path in paths.items()}
+    latency = [measure_side(reference, sessions, side, given.repeats) for side in given.sides]
+    peak = {
+        f"side {side}": {form: peak_megabytes(paths[form], side) for form in ("fp32", "standard", "decomposed")}
+        for side in given.memory_sides
+    }
     facts = {"megabytes": megabytes, "peak_megabytes": peak, "fused_operators": fused}
-    return {"encoder": size, "threads": threads, **facts, "latency": latency}
+    return {"encoder": size, "threads": given.threads, **facts, "latency": latency}
 
 
 def measure_side(reference: Any, sessions: dict[str, Any], side: int, repeats: int) -> dict[str, Any]:
@@ -220,10 +212,15 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", type=int, default=[224, 448])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--memory-sides", nargs="*", type=int, default=[768], help="for the peak of memory")
+    parser.add_argument("--forms", type=Path, help="folder that keeps the graphs, for measuring in several pieces")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/onnx_latency.json"))
     given = parser.parse_args()
-    results = [measure(size, given.sides, given.threads, given.repeats) for size in given.sizes]
-    given.output.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        given.forms = given.forms or Path(temporary)
+        results = [measure(size, given) for size in given.sizes]
+    facts = {"command": " ".join(["python benchmarks/onnx_latency.py", *sys.argv[1:]]), "machine": machine()}
+    write_json(given.output, {**facts, "results": results})
     for result in results:
         for latency in result["latency"]:
             print(result["encoder"], latency["side"], latency["over_pytorch_eager"])

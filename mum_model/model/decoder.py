@@ -71,7 +71,7 @@ class MultiViewDecoder(nn.Module):
         Returns:
             `[N, L, D]`; `predict` makes pixels of them.
         """
-        frame_rope, global_rope = self._rotations(grid, len(tokens))
+        frame_rope, global_rope = self._rotations(grid, tokens.shape[0])
         for frame_block, global_block in zip(self.frame_blocks, self.global_blocks, strict=True):
             tokens = frame_block(tokens, rope=frame_rope)
             # timm's block hands `attn_mask` to its attention as it is: here it says who may attend to whom.

@@ -1,4 +1,4 @@
-"""Latency of exported encoders beside PyTorch eager, image by image in turns: `python benchmarks/onnx_latency.py`.
+"""Latency of exported encoders beside PyTorch, image by image in turns: `python benchmarks/onnx_latency.py`.
 
 Weights are fresh, since time does not depend on them; ratios are medians over interleaved repeats in one process.
 Beside the variants stand the form without fused attention (timm's own), the same after ONNX Runtime's transformer
@@ -110,13 +110,14 @@ def calibrated(source: Path, target: Path) -> None:
     quantise_statically(source, target, (generator.normal(size=(1, 3, 224, 224)).astype(np.float32) for _ in range(8)))
 
 
-def opened(path: Path, threads: int, report: Path) -> tuple[onnxruntime.InferenceSession, dict[str, int]]:
+def opened(path: Path, given: argparse.Namespace) -> tuple[onnxruntime.InferenceSession, dict[str, int]]:
     """A session, and the fused operators that it runs."""
+    report = given.forms / "report.onnx"
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = given.threads
     options.optimized_model_filepath = str(report)
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=given.providers)
     counts = Counter(node.op_type for node in onnx.load(report, load_external_data=False).graph.node)
     quantised = {name for name in counts if "Quantize" in name and "MatMul" in name} | {"QLinearMatMul"}
     return session, {name: counts[name] for name in (*FUSED, *sorted(quantised)) if counts[name]}
@@ -144,33 +145,44 @@ def peak_megabytes(path: Path, side: int) -> int:
 def measure(size: str, given: argparse.Namespace) -> dict[str, Any]:
     """Ratios and cosines of one encoder."""
     torch.set_num_threads(given.threads)
-    reference, paths = encoder(size), forms(size, given.forms / size)
+    paths = forms(size, given.forms / size)
     sessions, fused = {}, {}
     for form, path in paths.items():
-        sessions[form], fused[form] = opened(path, given.threads, given.forms / "report.onnx")
+        sessions[form], fused[form] = opened(path, given)
     megabytes = {form: round(path.stat().st_size / 1e6, 1) for form, path in paths.items()}
-    latency = [measure_side(reference, sessions, side, given.repeats) for side in given.sides]
+    latency = [measure_side(in_pytorch(size, given), sessions, side, given.repeats) for side in given.sides]
     peak = {
         f"side {side}": {form: peak_megabytes(paths[form], side) for form in ("fp32", "standard", "decomposed")}
         for side in given.memory_sides
     }
     facts = {"megabytes": megabytes, "peak_megabytes": peak, "fused_operators": fused}
-    return {"encoder": size, "threads": given.threads, **facts, "latency": latency}
+    form = {"device": given.device, "dtype": given.dtype, "compiled": given.compile}
+    return {"encoder": size, "threads": given.threads, "pytorch": form, **facts, "latency": latency}
 
 
-def measure_side(reference: Any, sessions: dict[str, Any], side: int, repeats: int) -> dict[str, Any]:
-    """One image of one size through all, in turns."""
-    image = np.random.default_rng(1).normal(size=(1, 3, side, side)).astype(np.float32)
+def in_pytorch(size: str, given: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+    """The encoder in PyTorch: patch tokens of an image, from and to the memory of the CPU."""
+    dtype = getattr(torch, given.dtype)
+    model = encoder(size).to(given.device, dtype)
+    forward = torch.compile(model.forward_features) if given.compile else model.forward_features
 
     @torch.inference_mode()
-    def eager() -> np.ndarray:
-        return reference.forward_features(torch.from_numpy(image)).numpy()[:, 1:]
+    def patch_tokens(image: np.ndarray) -> np.ndarray:
+        return forward(torch.from_numpy(image).to(given.device, dtype))[:, 1:].float().cpu().numpy()
 
-    calls: dict[str, Callable[[], np.ndarray]] = {"pytorch eager": eager}
+    return patch_tokens
+
+
+def measure_side(
+    pytorch: Callable[[np.ndarray], np.ndarray], sessions: dict[str, Any], side: int, repeats: int
+) -> dict[str, Any]:
+    """One image of one size through all, in turns."""
+    image = np.random.default_rng(1).normal(size=(1, 3, side, side)).astype(np.float32)
+    calls: dict[str, Callable[[], np.ndarray]] = {"pytorch": lambda: pytorch(image)}
     calls |= {
         form: lambda s=session: s.run(["patch_tokens"], {"images": image})[0] for form, session in sessions.items()
     }
-    expected = eager()
+    expected = pytorch(image)
     cosine = {form: float(_cosine(expected, call()).min()) for form, call in calls.items()}
     seconds: dict[str, list[float]] = {form: [] for form in calls}
     for _ in range(repeats):
@@ -179,12 +191,12 @@ def measure_side(reference: Any, sessions: dict[str, Any], side: int, repeats: i
             call()
             seconds[form].append(perf_counter() - start)
     # A ratio of each round, then their median: what slows the machine for a moment meets both sides of a ratio.
-    ratio = {form: median(np.divide(times, seconds["pytorch eager"])) for form, times in seconds.items()}
+    ratio = {form: median(np.divide(times, seconds["pytorch"])) for form, times in seconds.items()}
     return {
         "side": side,
         "repeats": repeats,
         "milliseconds": {form: round(1000 * median(times), 1) for form, times in seconds.items()},
-        "over_pytorch_eager": {form: round(float(value), 3) for form, value in ratio.items()},
+        "over_pytorch": {form: round(float(value), 3) for form, value in ratio.items()},
         "min_cosine": {form: round(value, 6) for form, value in cosine.items()},
     }
 
@@ -212,6 +224,10 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", type=int, default=[224, 448])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", default="cpu", help="of PyTorch")
+    parser.add_argument("--dtype", default="float32", help="of PyTorch")
+    parser.add_argument("--compile", action="store_true", help="PyTorch's encoder; eager else")
+    parser.add_argument("--providers", nargs="+", default=["CPUExecutionProvider"], help="of ONNX Runtime")
     parser.add_argument("--memory-sides", nargs="*", type=int, default=[768], help="for the peak of memory")
     parser.add_argument("--forms", type=Path, help="folder that keeps the graphs, for measuring in several pieces")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/onnx_latency.json"))
@@ -223,7 +239,7 @@ def main() -> None:
     write_json(given.output, {**facts, "results": results})
     for result in results:
         for latency in result["latency"]:
-            print(result["encoder"], latency["side"], latency["over_pytorch_eager"])
+            print(result["encoder"], latency["side"], latency["over_pytorch"])
 
 
 if __name__ == "__main__":

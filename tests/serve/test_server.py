@@ -237,7 +237,7 @@ def test_a_refused_request_is_one_line_of_the_log(server):
 def test_sigterm_answers_what_is_in_flight_and_exits_clean(exported, tmp_path):
     with running_server(exported, tmp_path / "log") as server:
         answers = []
-        # A second of parsing and computing; the body is made before, so that it is on its way when the server is stopped.
+        # A second of parsing and computing; made before, so that it is on its way when the server is stopped.
         images = np.zeros((8, 3, 32 * PATCH, 32 * PATCH), np.float32)
         url, request = f"{server.url}/v2/models/mum/infer", json.dumps(body(images, data=[0.0] * images.size))
         headers = {"content-type": "application/json"}

@@ -5,6 +5,7 @@ own key names, and what is trained here loads in a timm that has never heard of 
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import LayerNorm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.eva import Eva, checkpoint_filter_fn
+from timm.models.eva import Eva, EvaBlock, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from mum_model.model.masking import select
@@ -152,6 +153,11 @@ def embed_patches(encoder: Eva, patches: Tensor) -> Tensor:
     projection = encoder.patch_embed.proj
     weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # channel fastest, as in patchify
     return F.linear(patches.to(weight.dtype), weight, projection.bias)
+
+
+def transformer_blocks(model: nn.Module) -> Iterator[EvaBlock]:
+    """All transformer blocks of a model, encoder and whatever follows it, in the order in which they were built."""
+    yield from (module for module in model.modules() if isinstance(module, EvaBlock))
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mum_model.errors import UserError
 from mum_model.files import written_whole
 from mum_model.model.encoder import ENCODER_ARGUMENTS
+from mum_model.model.multiview import MultiViewConfig, MultiViewModel
 from mum_model.model.mum import MuM, MuMConfig
 
 DECODER_KEYS = {
@@ -164,11 +165,55 @@ def load_mum(directory: Path) -> MuM:
         The model in evaluation mode, float32, on the CPU.
 
     Raises:
-        UserError: A file is missing, or the weights do not fit the configuration.
+        UserError: A file is missing, it is another kind of model, or the weights do not fit the configuration.
     """
     _require_files(directory, "a model")
-    model = MuM(MuMConfig(**json.loads((directory / "config.json").read_text())))
+    try:
+        config = MuMConfig(**json.loads((directory / "config.json").read_text()))
+    except TypeError as error:
+        raise UserError(f"{directory}/config.json: not that of an encoder with MuM's decoder ({error})") from error
+    model = MuM(config)
     load_reference_state_dict(model, load_file(directory / "model.safetensors"))
+    return model.eval()
+
+
+def save_multiview(model: MultiViewModel, directory: Path) -> Path:
+    """Write a multi-view model, without the encoder whose tokens it reads.
+
+    Args:
+        model: The model.
+        directory: Where `model.safetensors` and `config.json` go; replaced whole.
+
+    Returns:
+        The directory.
+    """
+    return _save(directory, model.state_dict(), {"multiview": asdict(model.config)})
+
+
+def load_multiview(directory: Path) -> MultiViewModel:
+    """Load a multi-view model that `save_multiview` wrote.
+
+    Args:
+        directory: The folder with `model.safetensors` and `config.json`.
+
+    Returns:
+        The model in evaluation mode, float32, on the CPU.
+
+    Raises:
+        UserError: A file is missing, is of another kind of model, or the weights do not fit the configuration.
+    """
+    _require_files(directory, "a multi-view model")
+    config = json.loads((directory / "config.json").read_text()).get("multiview")
+    if config is None:
+        raise UserError(
+            f"{directory}: its config.json has no 'multiview'; expected a multi-view model, as "
+            "`save_multiview` writes it"
+        )
+    model = MultiViewModel(MultiViewConfig(**config))
+    weights = load_file(directory / "model.safetensors")
+    if problems := _differences(model.state_dict(), weights):
+        raise UserError(f"{directory}: the weights do not fit its config.json: " + "; ".join(problems))
+    model.load_state_dict(weights)
     return model.eval()
 
 

@@ -49,6 +49,12 @@ class SceneLayout:
         return SceneLayout(self.views, self.longest, self.starts.to(device, non_blocking=True))
 
     @property
+    def reference(self) -> Tensor:
+        """The first view of the scene of each view, int64 `[frames]`."""
+        views = torch.tensor(self.views, device=self.starts.device)
+        return self.starts[: len(views)].long().repeat_interleave(views)
+
+    @property
     def references(self) -> tuple[int, ...]:
         """The first view of every scene of several."""
         return tuple(end - views for end, views in zip(accumulate(self.views), self.views, strict=True) if views > 1)
@@ -88,6 +94,7 @@ class SceneAttention(AttentionRope):
         assert rope is not None
         q, k, v = self.qkv(x[0]).unflatten(-1, (3, self.num_heads, -1)).unbind(1)  # each [N * tokens, heads, head_dim]
         rotation = rope.unsqueeze(1)
+        q, k = self.q_norm(q), self.k_norm(k)
         q, k = (apply_rot_embed_cat(t, rotation, half=self.rotate_half).type_as(v) for t in (q, k))
         attend = _attend_by_flash if x.is_cuda else _attend_by_runs
         return self.proj(attend(q, k, v, attn_mask).flatten(1)).unsqueeze(0)

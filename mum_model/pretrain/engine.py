@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from mum_model.errors import UserError
-from mum_model.pretrain.objective import Objective
+from mum_model.pretrain.module import LossModule
 from mum_model.pretrain.schedule import parameter_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -50,11 +50,11 @@ def join_process_group(timeout_seconds: float) -> None:
     atexit.register(torch.distributed.destroy_process_group)
 
 
-def create_engine(objective: Objective, pretrain: DictConfig, packs_per_rank: int) -> deepspeed.DeepSpeedEngine:
-    """Hand the objective to DeepSpeed.
+def create_engine(module: LossModule, pretrain: DictConfig, packs_per_rank: int) -> deepspeed.DeepSpeedEngine:
+    """Hand model and loss to DeepSpeed.
 
     Args:
-        objective: With its initial weights, the same on every rank.
+        module: With its initial weights, the same on every rank.
         pretrain: Reads `learning_rate`, `betas`, `weight_decay`, `zero_stage` and `offload_optimiser`.
         packs_per_rank: Packs of a step that each rank sees one after the other.
 
@@ -68,11 +68,11 @@ def create_engine(objective: Objective, pretrain: DictConfig, packs_per_rank: in
         raise UserError(f"pretrain.zero_stage={pretrain.zero_stage}: expected 0, 1, 2 or 3")
     if pretrain.offload_optimiser and pretrain.zero_stage == 0:
         raise UserError("pretrain.offload_optimiser=true needs pretrain.zero_stage of 1, 2 or 3")
-    groups = parameter_groups(objective.named_parameters(), pretrain.weight_decay)
+    groups = parameter_groups(module.named_parameters(), pretrain.weight_decay)
     # torch's AdamW rather than DeepSpeed's own, which would be compiled at start.
     optimiser = torch.optim.AdamW(groups, lr=pretrain.learning_rate, betas=tuple(pretrain.betas), fused=True)
     config = deepspeed_config(pretrain, packs_per_rank)
-    engine, *_ = deepspeed.initialize(model=objective, optimizer=optimiser, config=config)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimiser, config=config)
     _begin_moments(engine)
     return engine
 
@@ -129,7 +129,7 @@ def full_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
         engine: At any ZeRO stage.
 
     Returns:
-        The state dict of the `MuM`.
+        The state dict of the objective's model.
     """
     state = dict(engine.module.model.state_dict())
     for name, parameter in engine.module.model.named_parameters():

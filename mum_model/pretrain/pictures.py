@@ -1,6 +1,5 @@
 """Pictures of what the model reconstructs: the view, what it saw of it, what it made of the rest."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -8,42 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mum_model.data.batches import Pack
 from mum_model.model.masking import normalise_patches, patchify, unpatchify
 from mum_model.model.mum import MuM, MuMOutput
-from mum_model.model.pixels import denormalise_pixels, normalise_pixels
+from mum_model.model.pixels import denormalise_pixels
 
 GAP = 4
 MASKED_GREY = 0.5
-
-
-class Painter:
-    """Paints the same views under the same masks again and again, as the training goes on."""
-
-    def __init__(self, directory: Path, pack: Pack, noise: Callable[[Pack], Tensor]):
-        """Choose the views.
-
-        Args:
-            directory: Where the pictures go.
-            pack: Its longest scene is painted.
-            noise: Decides the masks of a pack, `[frames, L]`.
-        """
-        self.directory = directory
-        views = pack.views[0]
-        self._images = normalise_pixels(pack.images[:views])
-        self._noise = noise(pack)[:views]
-
-    @torch.inference_mode()
-    def paint(self, model: MuM, step: int, mask_ratio: float) -> None:
-        """Write the picture of a step.
-
-        Args:
-            model: On the CPU.
-            step: Steps done.
-            mask_ratio: Share of the patches of each view that is hidden.
-        """
-        output = model(self._images[None], mask_ratio=mask_ratio, noise=self._noise)
-        write_picture(self.directory / f"step-{step:08d}.png", reconstruction(model, self._images, output))
 
 
 def reconstruction(model: MuM, images: Tensor, output: MuMOutput) -> np.ndarray:

@@ -56,7 +56,7 @@ class MultiViewDecoder(nn.Module):
         Returns:
             `[N, L, D]`; `predict` makes pixels of them.
         """
-        ropes = self._rotations(grid, len(tokens))
+        ropes = self._rotations(grid, tokens.shape[0])
         mixed = tokens
         for _, across in alternate(self.frame_blocks, self.global_blocks, tokens, ropes, scenes):
             mixed = across

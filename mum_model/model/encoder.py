@@ -130,7 +130,7 @@ def encode_visible(encoder: Eva, patches: Tensor, visible: Tensor, grid: tuple[i
         Final-normed tokens `[N, 1 + K, D]`, the CLS token first.
     """
     pixels = embed_patches(encoder, select(patches, visible))
-    tokens = torch.cat([encoder.cls_token.expand(len(pixels), -1, -1), pixels], dim=1)
+    tokens = torch.cat([encoder.cls_token.expand(pixels.shape[0], -1, -1), pixels], dim=1)
     rope = encoder.rope.get_embed(shape=list(grid))[visible].unsqueeze(1)  # [N, 1, K, 2 * head_dim]
     for block in encoder.blocks:
         tokens = block(tokens, rope=rope)

@@ -165,10 +165,14 @@ def load_mum(directory: Path) -> MuM:
         The model in evaluation mode, float32, on the CPU.
 
     Raises:
-        UserError: A file is missing, or the weights do not fit the configuration.
+        UserError: A file is missing, it is another kind of model, or the weights do not fit the configuration.
     """
     _require_files(directory, "a model")
-    model = MuM(MuMConfig(**json.loads((directory / "config.json").read_text())))
+    try:
+        config = MuMConfig(**json.loads((directory / "config.json").read_text()))
+    except TypeError as error:
+        raise UserError(f"{directory}/config.json: not that of an encoder with MuM's decoder ({error})") from error
+    model = MuM(config)
     load_reference_state_dict(model, load_file(directory / "model.safetensors"))
     return model.eval()
 

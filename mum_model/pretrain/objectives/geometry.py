@@ -126,7 +126,7 @@ class Geometry(ABC):
 
     def save(self, model: FeedForward, directory: Path) -> None:
         """Trunk and heads, as `load_multiview` loads them; with the encoder beside, `load_feedforward` does."""
-        save_multiview(model.multiview, directory)
+        save_multiview(model.multiview, directory, self._mum)
 
     @torch.inference_mode()
     def picture(self, model: FeedForward, pack: PosedPack) -> np.ndarray:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mum_model.errors import UserError
 from mum_model.files import written_whole
+from mum_model.model.ablations import position_arguments
 from mum_model.model.encoder import ENCODER_ARGUMENTS
 from mum_model.model.multiview import MultiViewConfig, MultiViewModel
 from mum_model.model.mum import MuM, MuMConfig
@@ -52,6 +53,8 @@ def reference_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """
     if isinstance(model, MuM):
         state = {_reference_key(key): value for key, value in model.state_dict().items()}
+        if model.decoder.rope is None:
+            return state
         periods = {
             "rope_embed.periods": model.encoder.rope.periods.clone(),
             "rope_embed_decoder.periods": model.decoder.rope.periods.clone(),
@@ -104,6 +107,7 @@ def save_encoder(encoder: Eva, directory: Path, pretrained_cfg: Mapping[str, Any
         "global_pool": "",
         "model_args": {
             **ENCODER_ARGUMENTS,
+            **position_arguments(None if encoder.rope is not None else encoder.patch_embed.img_size[0]),
             "patch_size": encoder.patch_embed.patch_size[0],
             "embed_dim": encoder.embed_dim,
             "depth": len(encoder.blocks),

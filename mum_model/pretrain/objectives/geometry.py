@@ -210,7 +210,7 @@ class Distillation(Geometry):
     def geometry(self, index: SceneIndex, sampler: ViewSampler, rank: int, world_size: int) -> TeacherFiles:
         """The teacher's files; all that will be asked for is read once before anything is computed."""
         teacher = TeacherFiles(Path(self.choices.teacher), index)
-        teacher.check(sampler.sequences.rows.tolist(), rank, world_size)
+        teacher.check(sampler.sequences.rows, rank, world_size)
         return teacher
 
     def compare(self, output: MultiViewOutput, target: MultiViewTarget) -> MultiViewLoss:

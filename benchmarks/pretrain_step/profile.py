@@ -164,7 +164,7 @@ def picture(profile: Profile, path: Path, title: str) -> None:
         seconds = sum(profile.of(part, backward=backward) for backward in (False, True))
         line.text(profile.seconds * 1.01, row, f"{seconds:.3f} s", va="center")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in ("tab:blue", "tab:orange")]
-    line.legend(handles, ["forward", "backward and update"], loc="lower right", frameon=False)
+    line.legend(handles, ["forward", "backward and update"], loc="lower left", frameon=False)
     line.set(yticks=range(len(PARTS)), yticklabels=reversed(PARTS), xlim=(0, profile.seconds * 1.1), title=title)
     line.set_xlabel("seconds since the step began")
     left, colours = 0.0, plt.get_cmap("tab10")
@@ -172,6 +172,6 @@ def picture(profile: Profile, path: Path, title: str) -> None:
         bar.barh(0, share, left=left, color=colours(number), label=f"{kind} {share:.0%}")
         left += share
     bar.set(yticks=[], xlim=(0, 1), xlabel="share of the time by kind of operation")
-    bar.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.9), frameon=False)
+    bar.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 2.1), frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -56,7 +56,7 @@ class SceneLayout:
     def reference(self) -> Tensor:
         """The first view of the scene of each view, int64 `[frames]`."""
         views = torch.tensor(self.views, device=self.starts.device)
-        return self.starts[: len(views)].long().repeat_interleave(views)
+        return self.starts[: len(views)].long().repeat_interleave(views, output_size=sum(self.views))
 
     @property
     def references(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from mum_model.pretrain.checkpoints import Checkpoints, Progress, training_finge
 from mum_model.pretrain.engine import create_engine, full_state, full_weights, restore_optimiser, take_step
 from mum_model.pretrain.module import LossModule, compile_blocks, recompute_blocks, resolve_precision
 from mum_model.pretrain.objectives import Objective
+from mum_model.pretrain.objectives.geometry import Distillation, MultiView
 from mum_model.pretrain.objectives.masked import MaskedImages
 from mum_model.pretrain.pictures import write_picture
 from mum_model.pretrain.preemption import Preempted, Preemption
@@ -26,6 +28,13 @@ from mum_model.pretrain.telemetry import Telemetry, memory_bytes
 from mum_model.pretrain.watch import Watch
 
 log = logging.getLogger(__name__)
+
+OBJECTIVES: dict[str, Callable[[DictConfig], Objective]] = {
+    "masked": MaskedImages,
+    "multiview": MultiView,
+    "distil": Distillation,
+}
+"""By the name in the group `objective` of the configuration."""
 
 VALIDATION_STEP = 2**31  # far behind the last step: its masks and crops are never those of a training step
 
@@ -43,7 +52,7 @@ class Trainer:
         self.cfg, self.settings, self.preemption = cfg, cfg.pretrain, preemption
         self.run = Path(cfg.paths.run)
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.objective: Objective = MaskedImages(cfg)
+        self.objective = OBJECTIVES[cfg.objective.name](cfg)
         self.index = SceneIndex.open(Path(cfg.paths.dataset))
         self.packs, self.held_out = self._packs("train"), self._packs("val")
         fingerprint = training_fingerprint(cfg, self.index.card["content_sha256"])

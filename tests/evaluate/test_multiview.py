@@ -72,10 +72,22 @@ def test_the_similarity_is_the_one_of_least_squares():
     assert found.scale == pytest.approx((d * np.diag(sign)).sum() / (a**2).sum())
 
 
-@pytest.mark.parametrize("points", [np.ones((9, 3)), np.linspace(0, 1, 9)[:, None] * [[1, 2, 3]], np.ones((2, 3))])
-def test_without_a_similarity_the_cloud_is_one_point(points):
-    true = RNG.normal(size=(len(points), 3))
-    np.testing.assert_allclose(similarity_between(points, true)(points), np.tile(true.mean(0), (len(points), 1)))
+def test_it_is_colmaps():
+    import pycolmap
+
+    points, true = RNG.normal(size=(30, 3)), RNG.normal(size=(30, 3))
+    found, theirs = similarity_between(points, true), pycolmap.estimate_sim3d(points, true)
+    np.testing.assert_allclose(found(points), points @ theirs.matrix()[:, :3].T + theirs.matrix()[:, 3], atol=1e-9)
+
+
+def test_points_in_one_place_all_go_to_the_middle():
+    true = RNG.normal(size=(9, 3))
+    np.testing.assert_allclose(similarity_between(np.ones((9, 3)), true)(np.ones((9, 3))), [true.mean(0)] * 9)
+
+
+def test_points_on_a_line_go_to_the_nearest_line():
+    line = np.linspace(0, 1, 9)[:, None] * [[1, 2, 3]]
+    np.testing.assert_allclose(similarity_between(line, 2 * line @ TURN.T)(line), 2 * line @ TURN.T, atol=1e-9)
 
 
 def test_icp_brings_a_cloud_back_in_any_unit():

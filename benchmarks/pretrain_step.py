@@ -34,13 +34,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mum_model.data.batches import Augmentation, StepPacks, ViewCounts, ViewSampler, load_packs
+from mum_model.config import compose
+from mum_model.data.augmentation import Augmentation
+from mum_model.data.batches import StepPacks, ViewCounts, ViewSampler, load_packs
 from mum_model.data.scenes import SceneIndex
 from mum_model.model import MuM, create_mum
 from mum_model.model.mum import MUM_SIZES, MuMConfig
 from mum_model.model.pixels import normalise_pixels
 from mum_model.model.scenes import SceneLayout
-from mum_model.pretrain.objective import Objective, compile_blocks, recompute_blocks
+from mum_model.pretrain.module import LossModule, compile_blocks, recompute_blocks
+from mum_model.pretrain.objectives.masked import MaskedImages
 from mum_model.pretrain.schedule import parameter_groups
 
 MASK_RATIO = 0.75
@@ -196,7 +199,7 @@ def _from_dataset(setting: Setting, device: torch.device) -> Iterator[tuple[Tens
     sequences = index.sequences("train")
     draw = {"frames": setting.frames, "views": setting.views, "single_view_share": 0.0, "mix": {}, "seed": 0}
     sampler = ViewSampler(sequences, index.sources(sequences), **draw)
-    packs = StepPacks(index, sampler, Augmentation(setting.side, 0.8, 0.5), packs=1)
+    packs = StepPacks(index, sampler, Augmentation(setting.side, 0.8, (1.0, 1.0), 0.5), packs=1)
     for (pack,) in load_packs(packs, range(10**6), workers=1):
         yield pack.images.to(device, non_blocking=True), pack.views
 
@@ -247,8 +250,9 @@ class OurStep:
             compile_blocks(model)
         recompute_blocks(model, variant.recompute)
         self.setting, self.variant = setting, variant
-        self.objective = Objective(model, mask_ratio=MASK_RATIO, precision=setting.precision).to(device)
-        groups = parameter_groups(self.objective.named_parameters(), 0.05)
+        objective = MaskedImages(compose([f"pretrain.mask_ratio={MASK_RATIO}"]))
+        self.module = LossModule(model, objective, setting.precision).to(device)
+        groups = parameter_groups(self.module.named_parameters(), 0.05)
         self.optimiser = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=variant.fused)
 
     def __call__(self, images: Tensor, views: tuple[int, ...]) -> None:
@@ -256,7 +260,7 @@ class OurStep:
         noise = torch.rand(len(images), self.setting.patches, device=images.device)
         if self.variant.masked_only:
             scenes = SceneLayout.of(views, self.setting.views[1]).to(images.device)
-            self.objective(images, scenes, noise).backward()
+            self.module(images, scenes, noise).backward()
         else:
             self._all_patches(images, views, noise).backward()
         self.clock.start()
@@ -266,7 +270,7 @@ class OurStep:
 
     def _all_patches(self, images: Tensor, views: tuple[int, ...], noise: Tensor) -> Tensor:
         """The loss by way of a prediction of every patch, visible ones included."""
-        model = self.objective.model
+        model = self.module.model
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.setting.precision == "bf16"):
             layout = SceneLayout.of(views, self.setting.views[1]).to(images.device)
             patches, mask, tokens = model._see_and_fill_in(normalise_pixels(images), layout, MASK_RATIO, noise)

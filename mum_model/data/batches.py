@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cache
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mum_model.data.augmentation import Augmentation
 from mum_model.data.scenes import SceneIndex, Sequences
 from mum_model.errors import UserError
 
@@ -44,39 +44,6 @@ def generator(seed: int, step: int, pack: int, purpose: Purpose, place: int = 0)
         A generator, the same wherever and whenever it is asked for.
     """
     return np.random.default_rng([seed, step, pack, purpose, place])
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How a stored frame becomes a training view.
-
-    Attributes:
-        size: Side of the square view in pixels.
-        crop_scale: Smallest share of the frame's largest square that a random crop keeps; 1 takes that square whole.
-        flip: Probability of a horizontal flip, drawn for each view.
-    """
-
-    size: int
-    crop_scale: float
-    flip: float
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Crop, resize and flip.
-
-        Args:
-            image: RGB uint8 `[H, W, 3]`.
-            rng: The view's own generator.
-
-        Returns:
-            RGB uint8 `[size, size, 3]`.
-        """
-        height, width = image.shape[:2]
-        side = round(min(height, width) * rng.uniform(self.crop_scale, 1) ** 0.5)
-        top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
-        view = image[top : top + side, left : left + side]
-        shrinks = side > self.size
-        view = cv2.resize(view, (self.size, self.size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        return view[:, ::-1] if rng.random() < self.flip else view
 
 
 class ViewCounts:

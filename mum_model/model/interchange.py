@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mum_model.errors import UserError
 from mum_model.files import written_whole
+from mum_model.model.ablations import position_arguments
 from mum_model.model.encoder import ENCODER_ARGUMENTS
 from mum_model.model.multiview import MultiViewConfig, MultiViewModel
 from mum_model.model.mum import MuM, MuMConfig
@@ -52,6 +53,8 @@ def reference_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """
     if isinstance(model, MuM):
         state = {_reference_key(key): value for key, value in model.state_dict().items()}
+        if model.decoder.rope is None:
+            return state
         periods = {
             "rope_embed.periods": model.encoder.rope.periods.clone(),
             "rope_embed_decoder.periods": model.decoder.rope.periods.clone(),
@@ -104,6 +107,7 @@ def save_encoder(encoder: Eva, directory: Path, pretrained_cfg: Mapping[str, Any
         "global_pool": "",
         "model_args": {
             **ENCODER_ARGUMENTS,
+            **position_arguments(None if encoder.rope is not None else encoder.patch_embed.img_size[0]),
             "patch_size": encoder.patch_embed.patch_size[0],
             "embed_dim": encoder.embed_dim,
             "depth": len(encoder.blocks),
@@ -165,10 +169,14 @@ def load_mum(directory: Path) -> MuM:
         The model in evaluation mode, float32, on the CPU.
 
     Raises:
-        UserError: A file is missing, or the weights do not fit the configuration.
+        UserError: A file is missing, it is another kind of model, or the weights do not fit the configuration.
     """
     _require_files(directory, "a model")
-    model = MuM(MuMConfig(**json.loads((directory / "config.json").read_text())))
+    try:
+        config = MuMConfig(**json.loads((directory / "config.json").read_text()))
+    except TypeError as error:
+        raise UserError(f"{directory}/config.json: not that of an encoder with MuM's decoder ({error})") from error
+    model = MuM(config)
     load_reference_state_dict(model, load_file(directory / "model.safetensors"))
     return model.eval()
 

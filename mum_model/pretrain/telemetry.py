@@ -59,7 +59,7 @@ class StepMetrics:
 
 HELP = {
     "step": "Steps done",
-    "loss": "Mean squared error on normalised pixels of masked patches",
+    "loss": "Loss of the training's objective",
     "learning_rate": "Learning rate",
     "gradient_norm": "Norm of the gradient",
     "images_per_second": "Training images per second over all ranks",

@@ -14,7 +14,6 @@ import numpy as np
 from omegaconf import DictConfig
 
 from mum_model.data.batches import Purpose, ViewCounts, generator
-from mum_model.data.sources.rendered import require_difficulty, room
 from mum_model.errors import UserError
 
 RENDERED = "rendered"
@@ -41,7 +40,15 @@ class EndlessRooms:
 
     @classmethod
     def of(cls, rendered: DictConfig) -> Self:
-        """Those of `data.rendered`, whose number of scenes does not count here."""
+        """Those of `data.rendered`, whose number of scenes does not count here.
+
+        Raises:
+            UserError: There is no such difficulty, or what renders is not installed.
+        """
+        try:
+            from mum_model.data.sources.rendered import require_difficulty
+        except ImportError as error:
+            raise UserError(f"paths.dataset=rendered: {error}; pip install 'mum-pipeline[prepare]'") from error
         require_difficulty(rendered.difficulty)
         return cls(rendered.views, rendered.size, rendered.seed, rendered.difficulty)
 
@@ -52,6 +59,8 @@ class EndlessRooms:
 
     def images(self, rows: Sequence[int]) -> list[np.ndarray]:
         """Render views, RGB uint8 `[size, size, 3]` each."""
+        from mum_model.data.sources.rendered import room  # what renders is part of `prepare`, and not always installed
+
         places = [divmod(row, self.views) for row in rows]
         return [room(self.seed, number, self.difficulty).image(view, self.views, self.size) for number, view in places]
 

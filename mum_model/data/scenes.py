@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -93,11 +93,25 @@ class Sequences(Sequence[np.ndarray]):
         chunks = [pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in self._frames.chunks]
         return np.concatenate([np.empty(0, np.int32), *chunks]).astype(np.int32)
 
+    @property
+    def rows(self) -> np.ndarray:
+        """All rows that are in any of them, int64, sorted."""
+        chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in self._frames.chunks]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *chunks])).astype(np.int64)
+
     @cached_property
     def firsts(self) -> np.ndarray:
         """The first row of each, int64 `[sequences]`."""
         chunks = [pc.list_element(chunk, 0).to_numpy(zero_copy_only=False) for chunk in self._frames.chunks]
         return np.concatenate([np.empty(0, np.int64), *chunks]).astype(np.int64)
+
+
+class FrameName(NamedTuple):
+    """What a frame is called: no two of a dataset share all three."""
+
+    source: str
+    scene: str
+    frame: str
 
 
 @dataclass(frozen=True)
@@ -197,10 +211,23 @@ class SceneIndex:
         intrinsics, world2cam = self.intrinsics(row), self.world2cam(row)
         if intrinsics is None or world2cam is None:
             return None
+        depth = self.depth(row)
+        return None if depth is None else Camera(intrinsics, world2cam, depth)
+
+    def depth(self, row: int) -> np.ndarray | None:
+        """z-depth float32 `[H, W]`, 0 where unknown; None without any."""
         if self._cell("depth_offset", row) is None:
             return None
         (content,) = self.shards.read([self.place(row, "depth")])
-        return Camera(intrinsics, world2cam, decode_depth(content))
+        return decode_depth(content)
+
+    def shape(self, row: int) -> tuple[int, int]:
+        """Height and width of a frame's image in pixels."""
+        return self._cell("height", row), self._cell("width", row)
+
+    def name(self, row: int) -> FrameName:
+        """How a frame is called."""
+        return FrameName(*(self._cell(name, row) for name in FrameName._fields))
 
     def intrinsics(self, row: int) -> np.ndarray | None:
         """Camera matrix `[3, 3]` in pixels of the stored image, or None where unknown."""

@@ -185,6 +185,11 @@ def _try_out(contestant: Contestant, size: int) -> None:
             f"encoder '{contestant.name}': {tokens.patches.shape[1]} tokens of an image of {size} pixels, "
             f"expected {expected}; only layers with a token for each patch can be judged"
         )
+    if not tokens.patches.half().isfinite().all():
+        raise UserError(
+            f"encoder '{contestant.name}': its features of a black image are not finite in half precision. Its weights "
+            "are damaged, or this layer is not normalised: take another encoder or layer"
+        )
 
 
 def _pretraining(cfg: DictConfig) -> SceneIndex | None:

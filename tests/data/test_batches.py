@@ -1,6 +1,8 @@
 """Which views each step sees."""
 
 import itertools
+import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -167,3 +169,20 @@ def test_the_frames_of_a_pack_can_be_named(index):
     names = packs(index).names(3, 2)
     assert len(names) == 6
     assert all(name.startswith("room-0-") and "/" in name for name in names)
+
+
+def test_the_memory_of_a_worker_stays(index):
+    """Over 12,000 frames, after the first 3,000."""
+
+    def own_megabytes():
+        (worker,) = multiprocessing.active_children()
+        lines = Path(f"/proc/{worker.pid}/smaps_rollup").read_text().splitlines()
+        (anonymous,) = (line.split()[1] for line in lines if line.startswith("Anonymous:"))
+        return int(anonymous) / 1024
+
+    before = 0.0
+    for number, _ in enumerate(load_packs(packs(index, count=8), range(312), workers=1)):
+        if number == 62:
+            before = own_megabytes()
+        if number == 300:
+            assert own_megabytes() < before + 3

@@ -25,18 +25,19 @@ def test_checkpoints_are_judged_and_recorded(tiny_run, tiny_dataset, tmp_path):
     assert lines[-1]["step"] == 6
     assert lines[-1]["dataset.matching.probe_epe"] > 0
     recorded = json.loads((run / "evaluations" / "step-00000006" / "metrics.json").read_text())
-    assert lines[-1]["dataset.matching.probe_epe"] == recorded["checkpoint"]["dataset"]["matching"]["probe_epe"]
+    assert lines[-1] == {"step": 6, **recorded["checkpoint"]}
     assert (run / "evaluations.png").stat().st_size > 1000
     assert not list((run / "evaluations").glob("*.encoder"))
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder with two checkpoints, whose evaluation fails at once: there is no configuration."""
+    """A run folder with two checkpoints, whose evaluation fails at once: its configuration is empty."""
     for step in (3, 6):
         encoder = tmp_path / "run" / "checkpoints" / f"step-{step:08d}" / "encoder"
         encoder.mkdir(parents=True)
         (encoder / "config.json").write_text("{}")
+    (tmp_path / "run" / "config.yaml").write_text("{}\n")
     return tmp_path / "run"
 
 
@@ -62,7 +63,6 @@ def test_one_at_a_time_and_the_newest_first(run, caplog):
 
 
 def test_looking_does_not_wait_and_stopping_does_not_linger(run):
-    (run / "config.yaml").write_text("{}\n")
     judge = Judge(run, 3, lambda *found: None)
     judge.saved(9)
     judge.look()

@@ -59,7 +59,10 @@ class Judge:
             self._conclude(self._process.returncode)
         if self._process is None and self._waiting is not None and self._checkpoint(self._waiting).is_dir():
             self._judged, self._waiting = self._waiting, None
-            self._process = self._begin()
+            try:
+                self._process = self._begin()
+            except (OSError, shutil.Error) as error:
+                log.warning("step %d is not judged, the training goes on: %s", self._judged, error)
 
     def finish(self) -> None:
         """Wait for what is being judged or waits for it."""
@@ -83,8 +86,9 @@ class Judge:
         # Apart and under another name: Hydra would take the folder `encoder/` of the run for a group of settings.
         shutil.copy(self.run / "config.yaml", self._folder.with_name(f"{SETTINGS}.yaml"))
         settings = ["--config-dir", str(self._folder.parent), "--config-name", SETTINGS]
-        overrides = [f"encoder=[{{{NAME}: {self._encoder}}}]", f"paths.evaluation={self._folder}", "gate=[]"]
-        command = [sys.executable, "-m", "mum_model.cli", "evaluate", *settings, *overrides]
+        apart = [f"encoder=[{{{NAME}: '{self._encoder}'}}]", f"paths.evaluation='{self._folder}'"]
+        no_gate = ["gate=[]", "paths.served=null"]
+        command = [sys.executable, "-m", "mum_model.cli", "evaluate", *settings, *apart, *no_gate]
         with self._log.open("wb") as output:
             return subprocess.Popen(["nice", *command], stdout=output, stderr=subprocess.STDOUT)
 

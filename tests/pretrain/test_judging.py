@@ -1,6 +1,7 @@
 """Evaluation while a training runs: numbers arrive, steps do not wait, and a failure harms nothing."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -50,6 +51,14 @@ def test_a_failed_evaluation_is_told_and_harms_nothing(run, caplog):
     assert "evaluation of step 3 failed" in caplog.text
     assert "step-00000003.log" in caplog.text
     assert (run / "evaluations" / "step-00000003.log").read_text()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told_and_harms_nothing(run, caplog):
+    shutil.rmtree(run / "checkpoints" / "step-00000003" / "encoder")
+    judge = Judge(run, 3, lambda *found: None)
+    judge.saved(3)
+    judge.finish()
+    assert "step 3 is not judged, the training goes on" in caplog.text
 
 
 def test_one_at_a_time_and_the_newest_first(run, caplog):

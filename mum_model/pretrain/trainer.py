@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from mum_model.data.batches import Pack, StepPacks, ViewSampler, load_packs
-from mum_model.data.scenes import SceneIndex
+from mum_model.data.scenes import open_dataset
+from mum_model.data.streaming import LocalCopies
 from mum_model.errors import UserError
 from mum_model.model import save_encoder
 from mum_model.pretrain.checkpoints import Checkpoints, Progress, training_fingerprint
@@ -54,7 +55,7 @@ class Trainer:
         self.run = Path(cfg.paths.run)
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.objective = OBJECTIVES[cfg.objective.name](cfg)
-        self.index = SceneIndex.open(Path(cfg.paths.dataset))
+        self.index = open_dataset(cfg.paths.dataset, LocalCopies.of(cfg))
         self.packs, self.held_out = self._packs("train"), self._packs("val")
         fingerprint = training_fingerprint(cfg, self.index.card["content_sha256"])
         self.checkpoints = Checkpoints(

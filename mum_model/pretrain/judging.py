@@ -6,18 +6,23 @@ priority, one at a time: a checkpoint that is written meanwhile takes the place 
 
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 log = logging.getLogger(__name__)
 
 NAME = "checkpoint"
 """What the encoder is called in the evaluation."""
+
+BOUNDS = ("_low", "_high")
+
+SETTINGS = "settings"
+"""The run's settings, for the evaluation."""
 
 
 class Judge:
@@ -54,7 +59,10 @@ class Judge:
             self._conclude(self._process.returncode)
         if self._process is None and self._waiting is not None and self._checkpoint(self._waiting).is_dir():
             self._judged, self._waiting = self._waiting, None
-            self._process = self._begin()
+            try:
+                self._process = self._begin()
+            except (OSError, shutil.Error) as error:
+                log.warning("step %d is not judged, the training goes on: %s", self._judged, error)
 
     def finish(self) -> None:
         """Wait for what is being judged or waits for it."""
@@ -75,12 +83,14 @@ class Judge:
         # Links stay when the checkpoint is removed to make room for newer ones.
         shutil.rmtree(self._encoder, ignore_errors=True)
         shutil.copytree(self._checkpoint(self._judged) / "encoder", self._encoder, copy_function=os.link)
-        overrides = [f"encoder=[{{{NAME}: {self._encoder}}}]", f"paths.evaluation={self._folder}", "gate=[]"]
-        stage = [sys.executable, "-m", "mum_model.cli", "evaluate", "--config-dir", str(self.run)]
+        # Apart and under another name: Hydra would take the folder `encoder/` of the run for a group of settings.
+        shutil.copy(self.run / "config.yaml", self._folder.with_name(f"{SETTINGS}.yaml"))
+        settings = ["--config-dir", str(self._folder.parent), "--config-name", SETTINGS]
+        apart = [f"encoder=[{{{NAME}: '{self._encoder}'}}]", f"paths.evaluation='{self._folder}'"]
+        no_gate = ["gate=[]", "paths.served=null"]
+        command = [sys.executable, "-m", "mum_model.cli", "evaluate", *settings, *apart, *no_gate]
         with self._log.open("wb") as output:
-            return subprocess.Popen(
-                ["nice", *stage, "--config-name", "config", *overrides], stdout=output, stderr=subprocess.STDOUT
-            )
+            return subprocess.Popen(["nice", *command], stdout=output, stderr=subprocess.STDOUT)
 
     def _conclude(self, status: int) -> None:
         self._process = None
@@ -89,7 +99,7 @@ class Judge:
             log.warning("the evaluation of step %d failed, the training goes on: see %s", self._judged, self._log)
             return
         metrics = json.loads((self._folder / "metrics.json").read_text())
-        self.record(self._judged, dict(_numbers(metrics[NAME])))
+        self.record(self._judged, {name: value for name, value in metrics[NAME].items() if value is not None})
 
     def _checkpoint(self, step: int) -> Path:
         return self.run / "checkpoints" / f"step-{step:08d}"
@@ -107,30 +117,31 @@ class Judge:
         return self._folder.with_suffix(".log")
 
 
+def is_bound(name: str) -> bool:
+    """Whether a number of an evaluation is the end of another one's interval."""
+    return name.endswith(BOUNDS)
+
+
 def draw_evaluations(run: Path) -> None:
-    """Draw `evaluations.png`: each number of `evaluations.jsonl` over the steps.
+    """Draw `evaluations.png`: each number of `evaluations.jsonl` over the steps, with its interval.
 
     Args:
         run: The run folder.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     rows = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
-    names = [name for name in rows[-1] if name != "step"]
-    figure = Figure(figsize=(4 * min(3, len(names)), 2.6 * -(-len(names) // 3)), layout="constrained")
-    for number, name in enumerate(names):
-        axes = figure.add_subplot(-(-len(names) // 3), min(3, len(names)), number + 1)
-        axes.plot([row["step"] for row in rows], [row.get(name) for row in rows], marker="o")
+    steps = [row["step"] for row in rows]
+    names = [name for name in rows[-1] if name != "step" and not is_bound(name)]
+    columns = min(3, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(4 * columns, 2.6 * lines), layout="constrained")
+    for place, name in enumerate(names, start=1):
+        axes = figure.add_subplot(lines, columns, place)
+        middle, low, high = ([row.get(name + end, math.nan) for row in rows] for end in ("", *BOUNDS))
+        axes.plot(steps, middle, marker="o")
+        axes.fill_between(steps, low, high, alpha=0.2)
         axes.set(title=name, xlabel="step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(run / "evaluations.png", dpi=100)
-
-
-def _numbers(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """The numbers of nested mappings, by their path."""
-    found = []
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            found += _numbers(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float):
-            found.append((f"{prefix}{name}", float(value)))
-    return found

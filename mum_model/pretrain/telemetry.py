@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import psutil
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from mum_model.files import write_text
 from mum_model.pretrain.checkpoints import Progress
-from mum_model.pretrain.judging import draw_evaluations
+from mum_model.pretrain.judging import draw_evaluations, is_bound
 from mum_model.pretrain.reports import StepReport
 from mum_model.pretrain.schedule import learning_rate
 from mum_model.pretrain.trackers import open_trackers
@@ -168,13 +169,14 @@ class Telemetry:
         """
         with self._evaluations.open("a") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
-        draw_evaluations(self.path.parent)
+        Thread(target=draw_evaluations, args=[self.path.parent]).start()  # a second in which no step waits
         if self._evaluation is not None:
             for name, value in numbers.items():
                 self._evaluation.labels(name).set(value)
         for tracker in self._trackers:
             tracker.record(step, {f"evaluation/{name}": value for name, value in numbers.items()})
-        self._bar.write(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+        shown = (f"{name} {value:.4g}" for name, value in numbers.items() if not is_bound(name))
+        self._bar.write(f"step {step}: {', '.join(shown)}")
 
     def _metrics(self, done: int, skipped: int, spikes: int) -> StepMetrics:
         losses, self.unrecorded_losses = self.unrecorded_losses, []

@@ -1,6 +1,7 @@
 """Evaluation while a training runs: numbers arrive, steps do not wait, and a failure harms nothing."""
 
 import json
+import shutil
 import time
 
 import pytest
@@ -25,18 +26,19 @@ def test_checkpoints_are_judged_and_recorded(tiny_run, tiny_dataset, tmp_path):
     assert lines[-1]["step"] == 6
     assert lines[-1]["dataset.matching.probe_epe"] > 0
     recorded = json.loads((run / "evaluations" / "step-00000006" / "metrics.json").read_text())
-    assert lines[-1]["dataset.matching.probe_epe"] == recorded["checkpoint"]["dataset"]["matching"]["probe_epe"]
+    assert lines[-1] == {"step": 6, **recorded["checkpoint"]}
     assert (run / "evaluations.png").stat().st_size > 1000
     assert not list((run / "evaluations").glob("*.encoder"))
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder with two checkpoints, whose evaluation fails at once: there is no configuration."""
+    """A run folder with two checkpoints, whose evaluation fails at once: its configuration is empty."""
     for step in (3, 6):
         encoder = tmp_path / "run" / "checkpoints" / f"step-{step:08d}" / "encoder"
         encoder.mkdir(parents=True)
         (encoder / "config.json").write_text("{}")
+    (tmp_path / "run" / "config.yaml").write_text("{}\n")
     return tmp_path / "run"
 
 
@@ -51,6 +53,14 @@ def test_a_failed_evaluation_is_told_and_harms_nothing(run, caplog):
     assert (run / "evaluations" / "step-00000003.log").read_text()
 
 
+def test_a_checkpoint_that_cannot_be_read_is_told_and_harms_nothing(run, caplog):
+    shutil.rmtree(run / "checkpoints" / "step-00000003" / "encoder")
+    judge = Judge(run, 3, lambda *found: None)
+    judge.saved(3)
+    judge.finish()
+    assert "step 3 is not judged, the training goes on" in caplog.text
+
+
 def test_one_at_a_time_and_the_newest_first(run, caplog):
     judge = Judge(run, 3, lambda *found: None)
     judge.saved(3)
@@ -62,7 +72,6 @@ def test_one_at_a_time_and_the_newest_first(run, caplog):
 
 
 def test_looking_does_not_wait_and_stopping_does_not_linger(run):
-    (run / "config.yaml").write_text("{}\n")
     judge = Judge(run, 3, lambda *found: None)
     judge.saved(9)
     judge.look()

@@ -1,14 +1,15 @@
 """Point clouds against the truth: brought over it by a similarity, refined, and judged by nearest neighbours.
 
-Umeyama's similarity is COLMAP's (pycolmap), point-to-point ICP is small_gicp's, the search for neighbours scipy's.
+The rotation and the search for neighbours are scipy's, point-to-point ICP is small_gicp's.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import pycolmap
 import small_gicp
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
 MAX_ITERATIONS = 30
 CONVERGED = 1e-6  # of the threshold, and in radians: ICP ends when a step is smaller
@@ -41,15 +42,18 @@ def similarity_between(points: np.ndarray, true: np.ndarray) -> Similarity:
         true: Where they truly are, `[P, 3]`.
 
     Returns:
-        Takes points to the truth. Where there is none, as all points are predicted on a line or in one place, all go
-        to the mean of the truth.
+        Takes points to the truth; of scale 0 where all points are in one place.
     """
-    found = pycolmap.estimate_sim3d(points, true) if len(points) >= 3 else None
-    if found is None or not np.isfinite(found.matrix()).all():
-        return Similarity(0.0, np.eye(3), true.mean(axis=0))
-    matrix = found.matrix()
-    scale = float(found.scale)
-    return Similarity(scale, matrix[:, :3] / scale, matrix[:, 3])
+    centre, true_centre = points.mean(axis=0), true.mean(axis=0)
+    around, true_around = points - centre, true - true_centre
+    size = np.square(around).sum()
+    if size == 0:
+        return Similarity(0.0, np.eye(3), true_centre)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of points on a line, about which any turn is as good
+        rotation = Rotation.align_vectors(true_around, around)[0].as_matrix()
+    scale = float((true_around * (around @ rotation.T)).sum() / size)
+    return Similarity(scale, rotation, true_centre - scale * rotation @ centre)
 
 
 def refined_by_icp(points: np.ndarray, true: np.ndarray, threshold: float) -> np.ndarray:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from mum_model.evaluate.encoders import Encoder
 from mum_model.evaluate.features import Features, FeatureStore, device
 from mum_model.evaluate.readers import Optimisation, Reader, precision, train_reader
 from mum_model.evaluate.views import ImageSet, Views, sha256_of
+from mum_model.model.interchange import load_multiview
 from mum_model.model.multiview import MultiViewConfig, MultiViewModel
 from mum_model.model.multiview_heads import MultiViewOutput
 from mum_model.model.multiview_loss import MultiViewTarget, geometry_loss, known_geometry
@@ -34,9 +37,10 @@ class MultiViewSettings:
     frames: int
     map_side: int
     icp: float
-    model: Mapping[str, int]
+    model: Mapping[str, Any]
     batch: int
     optimisation: Optimisation
+    trained: Mapping[str, str]
 
     @classmethod
     def of(cls, settings: DictConfig) -> "MultiViewSettings":
@@ -52,7 +56,7 @@ class MultiViewSettings:
                 f"batch={settings.batch}; expected views=[from 2, to], judged_views of 2 and more, and a batch that "
                 "holds the longest scene"
             )
-        model = {str(name): int(size) for name, size in settings.model.items()}
+        model: dict[str, Any] = {str(name): size for name, size in settings.model.items()}
         MultiViewConfig(token_dim=1, **model)  # says what is wrong with its shape
         return cls(
             (low, high),
@@ -65,6 +69,7 @@ class MultiViewSettings:
             model,
             settings.batch,
             Optimisation(**settings.optimisation),
+            {str(name): str(run) for name, run in settings.trained.items()},
         )
 
 
@@ -167,7 +172,7 @@ class MultiViewLessons:
             seeds: How many trainings of an encoder there are: so many are remembered.
 
         Raises:
-            UserError: There is nothing to train or to choose on.
+            UserError: There is nothing to train or to choose on, or a run has no multi-view model.
         """
         if not train or not val:
             raise UserError(
@@ -179,15 +184,20 @@ class MultiViewLessons:
         self.images = ImageSet(views, np.unique([row for rows in (*train, *val) for row in rows]))
         self.content = sha256_of([self.images.identity, repr((train, val))])
         self.geometry = Geometry(views, settings.map_side)
+        self.trained = {name: load_multiview(Path(run) / "model") for name, run in settings.trained.items()}
         self._learned: dict[tuple[str, int, int], Reader[MultiViewModel]] = {}
 
     def learn(self, encoder: Encoder, store: FeatureStore, seed: int) -> Reader[MultiViewModel]:
-        """The multi-view model on the tokens of an encoder, trained now unless it was trained just before."""
+        """The multi-view model on the tokens of an encoder: a run's own, or trained now unless it just was."""
         key = encoder.identity, store.layer, seed
         if key not in self._learned:
             if len(self._learned) >= self.seeds:
                 self._learned.pop(next(iter(self._learned)))
-            self._learned[key] = self._train(encoder, store.get(encoder, self.images, "patches"), seed)
+            features = store.get(encoder, self.images, "patches")
+            taught = self.trained.get(encoder.name)
+            self._learned[key] = (
+                self._train(encoder, features, seed) if taught is None else _fitting(taught, encoder, features)
+            )
         return self._learned[key]
 
     def _train(self, encoder: Encoder, features: Features, seed: int) -> Reader[MultiViewModel]:
@@ -216,3 +226,13 @@ class MultiViewLessons:
     @torch.inference_mode()
     def _validate(self, reader: Reader[MultiViewModel], features: Features) -> float:
         return float(np.mean([float(self._loss(reader, features, [rows])) for rows in self.val]))
+
+
+def _fitting(model: MultiViewModel, encoder: Encoder, features: Features) -> Reader[MultiViewModel]:
+    """What `mum pretrain objective=multiview` or `objective=distil` trained together with an encoder, or on it."""
+    if model.config.token_dim != features.width:
+        raise UserError(
+            f"evaluate.multiview.trained.{encoder.name}: its model reads tokens of width {model.config.token_dim}, the "
+            f"encoder gives {features.width}; name the run of that encoder"
+        )
+    return Reader(model.to(device()), torch.zeros(1, device=device()), torch.ones(1, device=device()))

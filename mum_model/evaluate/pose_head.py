@@ -8,6 +8,7 @@ of the direction of translation, whose sign matters.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class PoseLessons:
                 f"{views.frames.name}: no pair of known pose to {'choose' if self.train.rows else 'train'} the pose "
                 "head on; leave pose_head out of its tasks, or set train_on to another benchmark"
             )
-        self.model = {str(name): int(size) for name, size in settings.model.items()}
+        self.model: dict[str, Any] = {str(name): size for name, size in settings.model.items()}
         TwoViewConfig(token_dim=1, **self.model)  # says what is wrong with its shape
         self.optimisation = Optimisation(**settings.optimisation)
         self.images = ImageSet(views, np.unique([row for own in (self.train, self.val) for p in own.rows for row in p]))

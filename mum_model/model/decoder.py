@@ -61,7 +61,7 @@ class MultiViewDecoder(nn.Module):
         Returns:
             `[N, L, D]`; `predict` makes pixels of them.
         """
-        ropes = self._rotations(grid, len(tokens))
+        ropes = self._rotations(grid, tokens.shape[0])
         if self.rope is None:
             tokens = tokens + sincos_positions(grid, tokens.shape[-1]).to(tokens.device)
         mixed = tokens

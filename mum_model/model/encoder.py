@@ -135,7 +135,7 @@ def encode_visible(
         Final-normed tokens `[N, 1 + K, D]`, the CLS token first.
     """
     pixels = embed_patches(encoder, select(patches, visible))
-    tokens = torch.cat([encoder.cls_token.expand(len(pixels), -1, -1), pixels], dim=1)
+    tokens = torch.cat([encoder.cls_token.expand(pixels.shape[0], -1, -1), pixels], dim=1)
     rope = None
     if encoder.rope is not None:
         rope = encoder.rope.get_embed(shape=list(grid))[visible]  # [N, K, 2 * head_dim]

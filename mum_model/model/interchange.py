@@ -169,7 +169,7 @@ def load_mum(directory: Path) -> MuM:
         The model in evaluation mode, float32, on the CPU.
 
     Raises:
-        UserError: A file is missing, or the weights do not fit the configuration.
+        UserError: A file is missing, it is another kind of model, or the weights do not fit the configuration.
     """
     _require_files(directory, "a model")
     try:

@@ -23,7 +23,9 @@ from mum_model.evaluate.multiview_lessons import MultiViewLessons
 from mum_model.evaluate.readers import Reader
 from mum_model.evaluate.scores import Scores
 from mum_model.evaluate.statistics import statistic_of
-from mum_model.model.multiview_heads import MultiViewOutput
+from mum_model.model import MultiViewConfig, MultiViewModel, save_multiview
+from mum_model.model.multiview_heads import MultiViewOutput, decode_cameras
+from mum_model.model.scenes import SceneLayout
 from tests.conftest import TINY, paths
 from tests.evaluate.layouts import HEIGHT, WIDTH, rooms
 from tests.evaluate.multiview_layouts import (
@@ -39,7 +41,7 @@ SMALL = [
     "evaluate.size=48",
     "evaluate.seeds=1",
     "evaluate.figures=1",
-    "evaluate.multiview={views:[2,4],judged_views:4,sets:2,scenes:8,frames:4,map_side:24,icp:0.1,batch:8,"
+    "evaluate.multiview={trained:{},views:[2,4],judged_views:4,sets:2,scenes:8,frames:4,map_side:24,icp:0.1,batch:8,"
     "model:{dim:16,depth:2,heads:2,camera_depth:1,dense_dim:4},"
     "optimisation:{iterations:3,learning_rates:[1e-3,1e-4],weight_decay:0.05,clip:1.0}}",
     "encoder=[pixels/8]",
@@ -72,10 +74,22 @@ def test_the_similarity_is_the_one_of_least_squares():
     assert found.scale == pytest.approx((d * np.diag(sign)).sum() / (a**2).sum())
 
 
-@pytest.mark.parametrize("points", [np.ones((9, 3)), np.linspace(0, 1, 9)[:, None] * [[1, 2, 3]], np.ones((2, 3))])
-def test_without_a_similarity_the_cloud_is_one_point(points):
-    true = RNG.normal(size=(len(points), 3))
-    np.testing.assert_allclose(similarity_between(points, true)(points), np.tile(true.mean(0), (len(points), 1)))
+def test_it_is_colmaps():
+    import pycolmap
+
+    points, true = RNG.normal(size=(30, 3)), RNG.normal(size=(30, 3))
+    found, theirs = similarity_between(points, true), pycolmap.estimate_sim3d(points, true)
+    np.testing.assert_allclose(found(points), points @ theirs.matrix()[:, :3].T + theirs.matrix()[:, 3], atol=1e-9)
+
+
+def test_points_in_one_place_all_go_to_the_middle():
+    true = RNG.normal(size=(9, 3))
+    np.testing.assert_allclose(similarity_between(np.ones((9, 3)), true)(np.ones((9, 3))), [true.mean(0)] * 9)
+
+
+def test_points_on_a_line_go_to_the_nearest_line():
+    line = np.linspace(0, 1, 9)[:, None] * [[1, 2, 3]]
+    np.testing.assert_allclose(similarity_between(line, 2 * line @ TURN.T)(line), 2 * line @ TURN.T, atol=1e-9)
 
 
 def test_icp_brings_a_cloud_back_in_any_unit():
@@ -435,3 +449,34 @@ def test_relative_poses_of_a_set_are_those_of_its_frames(tiny_dataset, tmp_path)
     np.testing.assert_allclose(truth.poses, expected)
     assert known.shape == (4, 24, 24)
     assert (WIDTH, HEIGHT) == (96, 72)
+
+
+def rooms_with_trained(tiny_dataset, tmp_path, run):
+    tasks = "evaluate.benchmarks.dataset.tasks=[multiview]"
+    trained = f"+evaluate.multiview.trained={{place:{run}}}"
+    return compose([*TINY, *SMALL, *paths(tmp_path), f"paths.dataset={tiny_dataset}", tasks, trained])
+
+
+def test_a_model_that_pretraining_left_is_judged_in_place_of_a_new_one(tiny_dataset, tmp_path):
+    torch.manual_seed(0)
+    model = MultiViewModel(MultiViewConfig(token_dim=24, dim=16, depth=2, heads=2, camera_depth=1, dense_dim=4))
+    save_multiview(model, tmp_path / "run" / "model")
+    (task,) = open_tasks(rooms_with_trained(tiny_dataset, tmp_path, tmp_path / "run"))
+    values = task.judge(PlaceEncoder(), FeatureStore(None, -1), seed=0).values
+    images = task.test.read([task.test.place(row) for row in task.sets[0]])
+    with torch.inference_mode():
+        tokens = PlaceEncoder().tokens(images, -1).patches.half().float()
+        said = model(tokens, SceneLayout.of([len(tokens)]), (6, 6), (24, 24))
+    poses = decode_cameras(said.cameras.double())[0].numpy()
+    expected = pairwise_errors(poses, task._truth(task.sets[0])[0].poses)
+    np.testing.assert_allclose(values["multiview.auc30"][0][: len(expected)], expected, atol=1e-2)
+
+
+def test_a_model_of_another_encoder_is_named(tiny_dataset, tmp_path):
+    model = MultiViewModel(MultiViewConfig(token_dim=7, dim=16, depth=2, heads=2, camera_depth=1, dense_dim=4))
+    save_multiview(model, tmp_path / "run" / "model")
+    (task,) = open_tasks(rooms_with_trained(tiny_dataset, tmp_path, tmp_path / "run"))
+    with pytest.raises(UserError, match=r"trained\.place: its model reads tokens of width 7, the encoder gives 24"):
+        task.judge(PlaceEncoder(), FeatureStore(None, -1), seed=0)
+    with pytest.raises(UserError, match="not the folder of a multi-view model"):
+        open_tasks(rooms_with_trained(tiny_dataset, tmp_path, tmp_path / "nowhere"))

@@ -132,7 +132,7 @@ def _open_path(name: str, spec: str) -> tuple[Encoder, str]:
         return TimmEncoder(name, load_encoder(path / "encoder")), f"the encoder of {path}"
     if (path / "export.json").is_file():
         exported = json.loads((path / "export.json").read_text())
-        return OnnxEncoder(name, path / exported["files"][0]["name"]), f"ONNX of {path}"
+        return OnnxEncoder(name, path / exported["variants"]["fp32"]["file"]), f"ONNX of {path}"
     if (path / "config.json").is_file():
         return TimmEncoder(name, load_encoder(path)), f"the encoder {path}"
     if path.suffix == ".onnx" and path.is_file():

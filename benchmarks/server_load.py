@@ -238,7 +238,7 @@ def main() -> None:
     try:
         for count in given.batch_images:
             servers[count] = Server(given.export, count)
-        seconds = batch_seconds(bare, images[:1], max(servers))
+        seconds = batch_seconds(bare, images[:1], max(servers)) if given.rounds else []
         first = servers[given.batch_images[0]]
         result = {
             "command": " ".join(

@@ -15,7 +15,7 @@ whole frame as the dataset stores it, resized to any h x w, which may differ by 
 each scene (all frames, or the chunks that fit, brought into one world), and none of its code is needed afterwards.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from tqdm import tqdm
 from mum_model.data.augmentation import Framing
 from mum_model.data.geometry import invert_pose, pixel_grid, resize_intrinsics, transform, unproject
 from mum_model.data.posed import ViewGeometry
-from mum_model.data.scenes import SceneIndex
+from mum_model.data.scenes import FrameName, SceneIndex
 from mum_model.errors import UserError
 
 RIGID_TOLERANCE = 1e-2  # of rotations that a teacher computed in half precision
@@ -56,7 +56,7 @@ class TeacherFiles:
         """
         self.directory, self.index = directory, index
 
-    def check(self, rows: Iterable[int], rank: int = 0, world_size: int = 1) -> None:
+    def check(self, rows: Sequence[int] | np.ndarray, rank: int = 0, world_size: int = 1) -> None:
         """Read what the teacher says of frames and look for faults.
 
         Args:
@@ -69,27 +69,18 @@ class TeacherFiles:
                 message names file and field.
         """
         frames: dict[Path, list[str]] = {}
-        for row in rows:
-            frames.setdefault(self._path(row), []).append(self.index.name(row).frame)
+        columns = self.index.frames.select(list(FrameName._fields)).take(np.asarray(rows))
+        for name in map(FrameName._make, zip(*(column.to_pylist() for column in columns), strict=True)):
+            frames.setdefault(self._path(name), []).append(name.frame)
         share = list(frames)[rank::world_size]
         for path in tqdm(share, desc="teacher", unit="scene", disable=rank > 0):
-            try:
-                with safe_open(path, "pt") as file:
-                    known = set(file.keys())
-                    for frame in frames[path]:
-                        if missing := [f for f in TeacherFrame._fields if f"{frame}/{f}" not in known]:
-                            raise UserError(f"{path}: has no '{frame}/{missing[0]}'; expected it for every frame")
-                        _check_frame(path, frame, _read(file, frame))
-            except FileNotFoundError as error:
-                raise UserError(f"{path}: the teacher's outputs for this scene are missing") from error
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"{path}: cannot be read as safetensors: {error}") from error
+            _check_scene(path, frames[path])
 
     def view(self, row: int, framing: Framing) -> ViewGeometry:
         """The teacher's word on a part of a frame; each pixel takes the value of one of the teacher's."""
-        height, width = self.index.shape(row)
-        with safe_open(self._path(row), "pt") as file:
-            said = _read(file, self.index.name(row).frame)
+        name, (height, width) = self.index.name(row), self.index.shape(row)
+        with safe_open(self._path(name), "pt") as file:
+            said = _read(file, name.frame)
         rows, columns = said.depth.shape
         across = (framing.left + (np.arange(framing.size) + 0.5) * framing.width / framing.size) * columns / width
         down = (framing.top + (np.arange(framing.size) + 0.5) * framing.height / framing.size) * rows / height
@@ -99,9 +90,8 @@ class TeacherFiles:
         of_frame = resize_intrinsics(said.intrinsics.double().numpy(), width / columns, height / rows)
         return ViewGeometry(said.world2cam.double().numpy(), framing.intrinsics(of_frame), depth, points)
 
-    def _path(self, row: int) -> Path:
-        source, scene, _ = self.index.name(row)
-        return self.directory / source / f"{scene}.safetensors"
+    def _path(self, name: FrameName) -> Path:
+        return self.directory / name.source / f"{name.scene}.safetensors"
 
 
 def write_teacher_scene(path: Path, frames: Mapping[str, TeacherFrame]) -> None:
@@ -148,6 +138,20 @@ def write_truth_as_teacher(index: SceneIndex, directory: Path) -> None:
 
 def _read(file: safe_open, frame: str) -> TeacherFrame:
     return TeacherFrame(*(file.get_tensor(f"{frame}/{field}") for field in TeacherFrame._fields))
+
+
+def _check_scene(path: Path, frames: Sequence[str]) -> None:
+    try:
+        with safe_open(path, "pt") as file:
+            known = set(file.keys())
+            for frame in frames:
+                if missing := [field for field in TeacherFrame._fields if f"{frame}/{field}" not in known]:
+                    raise UserError(f"{path}: has no '{frame}/{missing[0]}'; expected it for every frame")
+                _check_frame(path, frame, _read(file, frame))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: the teacher's outputs for this scene are missing") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors: {error}") from error
 
 
 def _check_frame(path: Path, frame: str, said: TeacherFrame) -> None:

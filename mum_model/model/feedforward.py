@@ -80,7 +80,6 @@ def decoder_config(mum: MuMConfig, *, camera_depth: int, dense_dim: int) -> Mult
         camera_depth=camera_depth,
         dense_dim=dense_dim,
         layer_scale=None,
-        qk_norm=False,
         layer_norm_eps=mum.layer_norm_eps,
     )
 

@@ -175,23 +175,28 @@ def load_mum(directory: Path) -> MuM:
     try:
         config = MuMConfig(**json.loads((directory / "config.json").read_text()))
     except TypeError as error:
-        raise UserError(f"{directory}/config.json: not that of an encoder with MuM's decoder ({error})") from error
+        raise UserError(
+            f"{directory}: its config.json is not that of a MuM ({error}); of a run with another objective the encoder "
+            "alone can be taken, as timm/local-dir:RUN/encoder"
+        ) from error
     model = MuM(config)
     load_reference_state_dict(model, load_file(directory / "model.safetensors"))
     return model.eval()
 
 
-def save_multiview(model: MultiViewModel, directory: Path) -> Path:
+def save_multiview(model: MultiViewModel, directory: Path, mum: MuMConfig | None = None) -> Path:
     """Write a multi-view model, without the encoder whose tokens it reads.
 
     Args:
         model: The model.
         directory: Where `model.safetensors` and `config.json` go; replaced whole.
+        mum: The shape of the MuM whose encoder it reads, to be noted beside its own.
 
     Returns:
         The directory.
     """
-    return _save(directory, model.state_dict(), {"multiview": asdict(model.config)})
+    encoder = {} if mum is None else {"mum": asdict(mum)}
+    return _save(directory, model.state_dict(), {"multiview": asdict(model.config), **encoder})
 
 
 def load_multiview(directory: Path) -> MultiViewModel:

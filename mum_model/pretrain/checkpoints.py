@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 OPERATIONAL = (
     "checkpoint_every",
+    "evaluate_every",
     "keep_checkpoints",
     "keep_every",
     "log_every",

@@ -11,11 +11,13 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from mum_model.data.batches import Pack, StepPacks, ViewSampler, load_packs
-from mum_model.data.scenes import SceneIndex
+from mum_model.data.scenes import open_dataset
+from mum_model.data.streaming import LocalCopies
 from mum_model.errors import UserError
 from mum_model.model import save_encoder
 from mum_model.pretrain.checkpoints import Checkpoints, Progress, training_fingerprint
 from mum_model.pretrain.engine import create_engine, full_state, full_weights, restore_optimiser, take_step
+from mum_model.pretrain.judging import Judge
 from mum_model.pretrain.module import LossModule, compile_blocks, recompute_blocks, resolve_precision
 from mum_model.pretrain.objectives import Objective
 from mum_model.pretrain.objectives.geometry import Distillation, MultiView
@@ -53,7 +55,7 @@ class Trainer:
         self.run = Path(cfg.paths.run)
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.objective = OBJECTIVES[cfg.objective.name](cfg)
-        self.index = SceneIndex.open(Path(cfg.paths.dataset))
+        self.index = open_dataset(cfg.paths.dataset, LocalCopies.of(cfg))
         self.packs, self.held_out = self._packs("train"), self._packs("val")
         fingerprint = training_fingerprint(cfg, self.index.card["content_sha256"])
         self.checkpoints = Checkpoints(
@@ -80,7 +82,10 @@ class Trainer:
             Preempted: The process was asked to stop, and a checkpoint is written.
         """
         steps = range(self.progress.step, self.settings.steps)
-        self.telemetry = Telemetry(self.run, self.cfg, self.progress) if self.rank == 0 else None
+        self.telemetry = self.judge = None
+        if self.rank == 0:
+            self.telemetry = Telemetry(self.run, self.cfg, self.progress)
+            self.judge = Judge(self.run, self.settings.evaluate_every, self.telemetry.evaluated)
         try:
             asked = time.perf_counter()
             for step, packs in zip(steps, load_packs(self.packs, steps, self.cfg.machine.loader_workers), strict=True):
@@ -88,8 +93,11 @@ class Trainer:
                 asked = time.perf_counter()
             self._read(self.reports.flush())
             self.checkpoints.wait()
+            if self.judge is not None:
+                self.judge.finish()
         finally:
-            if self.telemetry is not None:
+            if self.telemetry is not None and self.judge is not None:
+                self.judge.stop()
                 self.telemetry.close()
         return self._model_of(full_weights(self.engine))
 
@@ -137,18 +145,20 @@ class Trainer:
         if report is None:
             return
         self.watch.look(report)
-        if self.telemetry is not None:
+        if self.telemetry is not None and self.judge is not None:
             self.telemetry.step_done(report, skipped=self.watch.skipped, spikes=self.watch.spikes)
+            self.judge.look()
 
     def _save(self, step: int) -> None:
         validation_loss = self._validation_loss()
         state = full_state(self.engine)  # every rank has a part of it
-        if self.telemetry is None:
+        if self.telemetry is None or self.judge is None:
             return
         self.telemetry.validated(step, validation_loss)
         unrecorded = self.telemetry.unrecorded_losses
         progress = Progress(step, self.progress.fingerprint, validation_loss, self.watch.skipped, unrecorded)
         self.checkpoints.save(progress, state, lambda folder: self._write_extras(step, state, folder))
+        self.judge.saved(step)
 
     @torch.no_grad()
     def _validation_loss(self) -> float:

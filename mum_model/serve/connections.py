@@ -4,6 +4,7 @@ uvicorn waits for both for ever.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -22,11 +23,14 @@ def closing_idle(head_seconds: float, answer_seconds: float) -> type[HttpToolsPr
     class Connection(HttpToolsProtocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._head, self._answer = _Deadline(transport, head_seconds), _Deadline(transport, answer_seconds)
+            self._head = _Deadline(head_seconds, transport.abort)
+            self._answer = _Deadline(answer_seconds, self._drop_what_is_not_taken)
             self._head.start()
 
         def on_message_begin(self) -> None:
             self._head.start()
+            if not self.transport.get_write_buffer_size():
+                self._answer.stop()
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
@@ -41,29 +45,32 @@ def closing_idle(head_seconds: float, answer_seconds: float) -> type[HttpToolsPr
             self._answer.stop()
             super().resume_writing()
 
-        def timeout_keep_alive_handler(self) -> None:
-            if self.transport.get_write_buffer_size():  # to close would wait until it is read
-                self.transport.abort()
-            super().timeout_keep_alive_handler()
+        def on_response_complete(self) -> None:
+            self._answer.start()  # for the last bytes, too few to pause for
+            super().on_response_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._head.stop()
             self._answer.stop()
             super().connection_lost(exc)
 
+        def _drop_what_is_not_taken(self) -> None:
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()
+
     return Connection
 
 
 class _Deadline:
-    """Aborts a connection unless it is stopped in time."""
+    """Does something unless it is stopped in time."""
 
-    def __init__(self, transport: asyncio.Transport, seconds: float):
-        self._transport, self._seconds = transport, seconds
+    def __init__(self, seconds: float, act: Callable[[], None]):
+        self._seconds, self._act = seconds, act
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self.stop()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._transport.abort)
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._act)
 
     def stop(self) -> None:
         if self._timer:

@@ -132,6 +132,7 @@ def test_one_room_is_learned_by_heart(tiny_run, tmp_path, objective, share):
     [
         ("pretrain.start_from=null", "a frozen encoder needs weights"),
         ("pretrain.flip=0.5", "pretrain.flip=0.5: objective=multiview needs 0"),
+        ("model.encoder_communication=true", "not for the ablations model.encoder_communication"),
         ("objective.heads=3", "each head must be a multiple of 4 wide"),
     ],
 )

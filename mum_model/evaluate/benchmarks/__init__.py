@@ -1,11 +1,11 @@
 """Opens the benchmarks that `evaluate.benchmarks` lists, each in its own layout, and checks them before compute."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mum_model.data.scenes import SPLITS, SceneIndex
+from mum_model.data.scenes import SPLITS, SceneIndex, open_dataset
+from mum_model.data.streaming import LocalCopies
 from mum_model.errors import UserError
 from mum_model.evaluate.benchmarks.megadepth import open_megadepth
 from mum_model.evaluate.benchmarks.multiview_scenes import multiview_task, open_captures, open_dtu, open_eth3d
@@ -72,13 +72,13 @@ def _listed(settings: DictConfig) -> dict[str, DictConfig]:
 
 
 def _prepared(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[Task]:
-    folder = Path(benchmark.root or cfg.paths.dataset)
-    index, settings = SceneIndex.open(folder), cfg.evaluate
+    place = benchmark.root or cfg.paths.dataset
+    index, settings = open_dataset(place, LocalCopies.of(cfg)), cfg.evaluate
     pairs = {
         split: draw_pairs(index, split, settings.pairs[split], tuple(settings.overlap), cfg.seed) for split in SPLITS
     }
     if not pairs["test"]:
-        raise UserError(f"{folder}: no pair of test views overlaps by {list(settings.overlap)}; widen evaluate.overlap")
+        raise UserError(f"{place}: no pair of test views overlaps by {list(settings.overlap)}; widen evaluate.overlap")
     views = Views(PreparedFrames(name, index), settings.size, benchmark.fit)
     card = index.card
     sources = ", ".join(f"{count} {source}" for source, count in card["sources"].items())

@@ -47,7 +47,8 @@ class Geometry(ABC):
             cfg: The composed configuration; reads `model`, `objective` and `pretrain`.
 
         Raises:
-            UserError: The encoder is to be frozen and there are no weights for it, or views are to be mirrored.
+            UserError: The encoder is to be frozen and there are no weights for it, views are to be mirrored, or the
+                model is one of the ablations that see views otherwise.
         """
         self.cfg, self.settings, self.choices = cfg, cfg.pretrain, cfg.objective
         if self.choices.freeze_encoder and self.settings.start_from is None:
@@ -59,6 +60,11 @@ class Geometry(ABC):
             raise UserError(
                 f"pretrain.flip={self.settings.flip}: objective={self.choices.name} needs 0, "
                 "since no camera at a view's pose sees it mirrored"
+            )
+        if self._mum.encoder_communication or self._mum.absolute_positions is not None:
+            raise UserError(
+                f"objective={self.choices.name}: not for the ablations model.encoder_communication and "
+                "model.absolute_positions"
             )
 
     @abstractmethod
@@ -126,7 +132,7 @@ class Geometry(ABC):
 
     def save(self, model: FeedForward, directory: Path) -> None:
         """Trunk and heads, as `load_multiview` loads them; with the encoder beside, `load_feedforward` does."""
-        save_multiview(model.multiview, directory)
+        save_multiview(model.multiview, directory, self._mum)
 
     @torch.inference_mode()
     def picture(self, model: FeedForward, pack: PosedPack) -> np.ndarray:
@@ -204,7 +210,7 @@ class Distillation(Geometry):
     def geometry(self, index: SceneIndex, sampler: ViewSampler, rank: int, world_size: int) -> TeacherFiles:
         """The teacher's files; all that will be asked for is read once before anything is computed."""
         teacher = TeacherFiles(Path(self.choices.teacher), index)
-        teacher.check(sampler.sequences.rows.tolist(), rank, world_size)
+        teacher.check(sampler.sequences.rows, rank, world_size)
         return teacher
 
     def compare(self, output: MultiViewOutput, target: MultiViewTarget) -> MultiViewLoss:

@@ -69,9 +69,9 @@ def area_under_recall(errors: Sequence[float], threshold: float) -> float:
     Returns:
         0..1.
     """
-    count = len(errors)
-    found = np.sort(np.asarray([e for e in errors if e < threshold], float))
-    recall = np.arange(1, len(found) + 1) / count
+    every = np.asarray(errors, float)
+    found = np.sort(every[every < threshold])  # what is no number is below nothing
+    recall = np.arange(1, len(found) + 1) / len(every)
     x = np.concatenate([[0.0], found, [threshold]])
     y = np.concatenate([[0.0], recall, recall[-1:] if len(recall) else [0.0]])
     return float(np.trapezoid(y, x) / threshold)

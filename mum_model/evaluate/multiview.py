@@ -110,7 +110,7 @@ class MultiViewTask:
     def _truth(self, rows: Sequence[int]) -> tuple[Scene, np.ndarray]:
         """The truth of a set, and of which pixels it is known `[N, side, side]`."""
         world2cam, intrinsics, depth = self.geometry.of(rows)
-        known = (depth > 0) & np.isfinite(intrinsics).all((1, 2))[:, None, None]
+        known = (depth > 0) & np.isfinite(depth) & np.isfinite(intrinsics).all((1, 2))[:, None, None]
         pixels = pixel_grid(*depth.shape[1:])
         poses = np.stack([relative_pose(world2cam[0], pose) for pose in world2cam])
         points = [

@@ -42,7 +42,7 @@ def draw_scene(
     for place, (name, (cameras, points, error)) in enumerate(predicted.items()):
         for ax, (side, shown) in zip(axes.flat[2 * place :], SIDES.items(), strict=False):
             _draw_side(ax, shown, (true_cameras, true_points), (cameras, points), limits)
-            ax.set_title(f"{name}, {side}" if side != "from above" else f"{name}, mean error {error:.0f}°", fontsize=9)
+            ax.set_title(f"{name} {side}, mean error {error:.0f}°", fontsize=9)
     axes.flat[0].legend(fontsize=6, loc="lower left")
     save(figure, np.concatenate([top, axes.ravel()]), path)
 
@@ -63,8 +63,8 @@ def _draw_side(
         ax.plot([truth[right], found[right]], [truth[up], found[up]], color="C3", linewidth=0.6)
     ax.scatter(true_cameras[:, right], true_cameras[:, up], s=18, marker="^", color="black", label="true cameras")
     ax.scatter(cameras[:, right], cameras[:, up], s=14, marker="^", color="C3", label="predicted cameras")
-    for axis, limit in ((right, ax.set_xlim), (up, ax.set_ylim)):
-        low, high = np.nanmin(limits[:, axis] * flip[axis]), np.nanmax(limits[:, axis] * flip[axis])
-        margin = 0.15 * (high - low) + 1e-6
-        limit(low - margin, high + margin)
-    ax.set_aspect("equal", adjustable="datalim")
+    low, high = np.nanmin(limits * flip, axis=0), np.nanmax(limits * flip, axis=0)
+    middle, reach = (low + high) / 2, 0.6 * (high - low).max() + 1e-6
+    ax.set_xlim(middle[right] - reach, middle[right] + reach)
+    ax.set_ylim(middle[up] - reach, middle[up] + reach)
+    ax.set_aspect("equal")

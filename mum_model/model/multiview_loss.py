@@ -61,7 +61,7 @@ def known_geometry(
     Args:
         world2cam: Poses `[N, 3, 4]`, not-a-number where unknown.
         intrinsics: Camera matrices in pixels of the depth maps `[N, 3, 3]`, not-a-number where unknown.
-        depth: z-depth `[N, h, w]`, 0 where unknown.
+        depth: z-depth `[N, h, w]`, 0 or infinite where unknown.
         scenes: Which of the N views make a scene.
         world_points: What each pixel shows, in the axes of the world, not-a-number where unknown `[N, h, w, 3]`; from
             depth and cameras when absent. A teacher that has a head for them says other points than its depth does.
@@ -70,7 +70,7 @@ def known_geometry(
         The target, float32. Without the pose of the first view a scene has neither cameras nor points, but depth.
     """
     poses, intrinsics = world2cam.double(), intrinsics.double()
-    depth = torch.where(depth > 0, depth, torch.nan).double()
+    depth = torch.where((depth > 0) & depth.isfinite(), depth, torch.nan).double()
     references = poses[scenes.reference]
     poses = _relative(poses, references)
     local = _unproject(depth, intrinsics)

@@ -167,6 +167,14 @@ def test_what_is_unknown_is_not_a_number():
     np.testing.assert_allclose(without_depth.cameras[1, 9:12].norm(), 1, rtol=1e-6)
 
 
+def test_points_at_infinity_are_unknown():
+    world2cam, intrinsics, depth = made_scene()
+    hole, sky = depth.copy(), depth.copy()
+    hole[1, :9], sky[1, :9] = 0, np.inf
+    for ours, theirs in zip(as_target(world2cam, intrinsics, sky), as_target(world2cam, intrinsics, hole), strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=0, atol=0)
+
+
 def perfect(target, confidence=1.0):
     ones = torch.full_like(target.depth, confidence)
     return MultiViewOutput(target.cameras, target.depth.nan_to_num(), ones, target.points.nan_to_num(), ones)

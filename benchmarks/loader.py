@@ -59,9 +59,7 @@ def measure(capture: Path, short_side: int, quality: int | None, repeats: int) -
         index = SceneIndex.open(prepare(compose([*overrides, *settings])))
         prepared = time.process_time() - start
         images = int(index.column("image_size").sum())
-        depth = sum(
-            extent.size for row in range(len(index)) if (place := index.place(row, "depth")) for extent in place[1:]
-        )
+        depth = int(np.nansum(index.column("depth_size").astype(float)))
         rows = range(min(64, len(index)))
         augmentation = Augmentation(SIZE, SCALE[0], RATIO, FLIP)
         rng = np.random.default_rng(0)

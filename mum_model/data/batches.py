@@ -267,10 +267,8 @@ class StepPacks(Dataset[Pack]):
         scenes = self.sampler.draw(step, number)
         views = [
             # A generator of its own: the crop of a view does not depend on what was drawn for others.
-            self.augmentation(
-                self.index.image(int(row)), generator(self.sampler.seed, step, number, Purpose.CROP, place)
-            )
-            for place, row in enumerate(np.concatenate(scenes))
+            self.augmentation(image, generator(self.sampler.seed, step, number, Purpose.CROP, place))
+            for place, image in enumerate(self.index.images(np.concatenate(scenes).tolist()))
         ]
         images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
         return Pack(step, number, images, tuple(len(rows) for rows in scenes))
@@ -296,10 +294,13 @@ def load_packs(packs: StepPacks, steps: range, workers: int) -> Iterator[list[Pa
 
     Yields:
         The packs of one step.
+
+    Raises:
+        UserError: Frames cannot be read.
     """
     loader = iter(
         DataLoader(
-            packs,
+            _Delivered(packs),
             batch_size=None,
             sampler=packs.positions(steps),
             num_workers=workers,
@@ -309,7 +310,26 @@ def load_packs(packs: StepPacks, steps: range, workers: int) -> Iterator[list[Pa
         )
     )
     for _ in steps:
-        yield [next(loader) for _ in range(packs.per_step)]
+        yield [_opened(next(loader)) for _ in range(packs.per_step)]
+
+
+class _Delivered(Dataset[Pack | UserError]):
+    """Packs, or why there are none: raised in a worker, the reason would arrive inside that worker's traceback."""
+
+    def __init__(self, packs: StepPacks):
+        self.packs = packs
+
+    def __getitem__(self, position: int) -> Pack | UserError:
+        try:
+            return self.packs[position]
+        except UserError as error:
+            return error
+
+
+def _opened(delivered: Pack | UserError) -> Pack:
+    if isinstance(delivered, UserError):
+        raise delivered
+    return delivered
 
 
 def _one_thread(_: int) -> None:

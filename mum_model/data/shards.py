@@ -8,6 +8,7 @@ The index keeps offset and size of each member, so a frame is one positioned rea
 import io
 import os
 import tarfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -143,6 +144,29 @@ def read_extent(path: Path, extent: Extent) -> bytes:
     """
     shard = _open(path)  # held while it is read: another thread may push it out of the cache meanwhile
     return os.pread(shard.descriptor, extent.size, extent.offset)
+
+
+class LocalShards:
+    """The shards of a dataset folder."""
+
+    def __init__(self, folder: Path):
+        """Set it up.
+
+        Args:
+            folder: `shards/` of the dataset.
+        """
+        self.folder = folder
+
+    def read(self, places: Sequence[tuple[str, Extent]]) -> list[bytes]:
+        """Read members of shards.
+
+        Args:
+            places: Name of the shard, and where in it the member lies.
+
+        Returns:
+            Their bytes, in this order.
+        """
+        return [read_extent(self.folder / shard, extent) for shard, extent in places]
 
 
 def read_once(path: Path, extent: Extent) -> bytes:

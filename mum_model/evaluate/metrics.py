@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+NO_ESTIMATE = 180.0
+NO_BASELINE = 1e-6  # length of a pose's translation below which its direction is rounding
+
 
 def rotation_error(estimated: np.ndarray, true: np.ndarray) -> float:
     """Angle of the rotation that is left between two rotations.
@@ -32,6 +35,28 @@ def translation_error(estimated: np.ndarray, true: np.ndarray) -> float:
         Degrees, 0..180: an estimate that points the wrong way counts as wrong.
     """
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(estimated, true)), np.dot(estimated, true))))
+
+
+def relative_pose_error(estimated: np.ndarray, true: np.ndarray) -> float:
+    """Error of a relative pose whose translation is known up to its length.
+
+    Args:
+        estimated: `[3, 4]`, its rotation proper.
+        true: `[3, 4]`.
+
+    Returns:
+        The larger of the errors of rotation and of the direction of translation, in degrees; 180 where the estimate is
+        not a number or does not move although the truth does. Where the camera only turned there is no direction, and
+        the error is that of the rotation.
+    """
+    if not np.isfinite(estimated).all():
+        return NO_ESTIMATE
+    turned = rotation_error(estimated[:, :3], true[:, :3])
+    if np.linalg.norm(true[:, 3]) < NO_BASELINE:
+        return turned
+    if not np.linalg.norm(estimated[:, 3]):
+        return NO_ESTIMATE
+    return max(turned, translation_error(estimated[:, 3], true[:, 3]))
 
 
 def area_under_recall(errors: Sequence[float], threshold: float) -> float:

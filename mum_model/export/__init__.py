@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from mum_model.data.scenes import SceneIndex
+from mum_model.data.scenes import open_dataset
+from mum_model.data.streaming import LocalCopies
 from mum_model.errors import UserError
 from mum_model.export.contract import input_contract
 from mum_model.export.matching import Pair, cropped, draw_pairs, end_point_error
@@ -84,14 +85,19 @@ class _Export:
     def __init__(self, cfg: DictConfig, source: Path, folder: Path):
         self._settings, self._seed, self._folder, self._source = cfg.export, cfg.seed, folder, source
         encoder = load_encoder(source)
+        if encoder.rope is None:
+            raise UserError(
+                f"{source}: its positions are added to the tokens (model.absolute_positions, an ablation); only "
+                "encoders with RoPE are exported"
+            )
         self._contract = input_contract(encoder, cfg.export.input, cfg.export.blocks)
         self._patch_size: int = self._contract["patch_size"]
         self._reference = Reference(encoder, self._contract)
-        self._origin = provenance(Path(cfg.paths.run), Path(cfg.paths.dataset))
+        self._origin = provenance(Path(cfg.paths.run), cfg.paths.dataset)
         self._threads = torch.get_num_threads()
         self._images = noise(cfg.export.checks, self._patch_size, cfg.seed)
         self._reduced: list[Variant] = [variant for variant in cfg.export.variants if variant != "fp32"]
-        self._material = self._read_material(Path(cfg.paths.dataset)) if self._reduced else _Material([], [])
+        self._material = self._read_material(cfg) if self._reduced else _Material([], [])
 
     def write(self) -> dict[str, Any]:
         """Write and judge every variant; returns what `export.json` says."""
@@ -127,13 +133,13 @@ class _Export:
             "contract": self._contract,
         }
 
-    def _read_material(self, dataset: Path) -> _Material:
-        index, settings = SceneIndex.open(dataset), self._settings
+    def _read_material(self, cfg: DictConfig) -> _Material:
+        index, settings = open_dataset(cfg.paths.dataset, LocalCopies.of(cfg)), self._settings
         rows = np.random.default_rng(self._seed).permutation(index.rows("train"))[: settings.calibration_images]
         views = [cropped(index.image(row), self._patch_size)[np.newaxis] for row in rows]
         pairs = draw_pairs(index, self._patch_size, settings.pairs, self._seed)
         if not pairs:
-            logger.warning("%s has no known matches: variants are judged by their cosine alone", dataset)
+            logger.warning("%s has no known matches: variants are judged by their cosine alone", index.directory)
         return _Material(views, pairs)
 
     def _path(self, variant: Variant) -> Path:

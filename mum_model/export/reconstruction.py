@@ -38,6 +38,9 @@ FILE_NAME = "reconstruction.onnx"
 MASK_RATIO = 0.75
 """Share of the patches that is hidden while the graph is traced and checked; it takes any."""
 
+ABLATIONS = ("reference_view", "encoder_communication", "absolute_positions")
+"""What changes how views and positions enter the model, and is not written as a graph."""
+
 
 def export_reconstruction(
     source: Path,
@@ -63,13 +66,14 @@ def export_reconstruction(
         What `export.json` says of it: `file`, agreement, `contract`.
 
     Raises:
-        UserError: There is no such model, it needs a view that is seen whole, or graph and model differ.
+        UserError: There is no such model, it is one of the paper's ablations, or graph and model differ.
     """
     model = load_mum(source)
-    if model.config.reference_view:
+    if ablation := next((name for name in ABLATIONS if getattr(model.config, name)), None):
         raise UserError(
-            f"export.reconstruction: {source} was trained with model.reference_view=true, and its first view is seen "
-            "whole: the graph has no such input; leave export.reconstruction=false"
+            f"export.reconstruction: {source} was trained with model.{ablation}="
+            f"{str(getattr(model.config, ablation)).lower()}, and the graph is that of the model without; leave "
+            "export.reconstruction=false"
         )
     contract = reconstruction_contract(model)
     _write(copy.deepcopy(model), path, contract, form, metadata)
@@ -95,8 +99,8 @@ class _Reconstruction(nn.Module):
         images = self._normalisation(pixels)
         grid = (images.shape[2] // self._patch_size, images.shape[3] // self._patch_size)
         patches = patchify(images, self._patch_size)
-        encoded = encode_visible(self.encoder, patches, visible, grid)
         one_scene: Any = None  # the attention that reads a layout of scenes has been replaced by one over all tokens
+        encoded = encode_visible(self.encoder, patches, visible, grid, one_scene)
         prediction = self.decoder.predict(self.decoder(self.decoder.fill_in(encoded, visible, grid), one_scene, grid))
         hidden = torch.ones(patches.shape[:2]).scatter(1, visible, 0.0).unsqueeze(-1)
         _, mean, deviation = normalise_patches(patches)

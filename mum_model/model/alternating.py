@@ -49,13 +49,13 @@ def scene_block(
     return made
 
 
-def attend_scenes(block: nn.Module, tokens: Tensor, rope: Tensor, scenes: SceneLayout) -> Tensor:
+def attend_scenes(block: nn.Module, tokens: Tensor, rope: Tensor | None, scenes: SceneLayout) -> Tensor:
     """Apply a `scene_block`.
 
     Args:
         block: The block.
         tokens: Of all views, `[N, T, D]`; the views of a scene are consecutive.
-        rope: Sine and cosine of every token of all views in a row, `[N * T, 2 * head_dim]`.
+        rope: Sine and cosine of every token of all views in a row, `[N * T, 2 * head_dim]`; None for none.
         scenes: Which of the N views make a scene.
 
     Returns:
@@ -69,7 +69,7 @@ def alternate(
     frame_blocks: nn.ModuleList,
     scene_blocks: nn.ModuleList,
     tokens: Tensor,
-    ropes: tuple[Tensor, Tensor],
+    ropes: tuple[Tensor | None, Tensor | None],
     scenes: SceneLayout,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Apply pairs of blocks, the first of each within views, the second over scenes.
@@ -78,7 +78,8 @@ def alternate(
         frame_blocks: Of `frame_block`.
         scene_blocks: Of `scene_block`, as many.
         tokens: `[N, T, D]`; the views of a scene are consecutive.
-        ropes: Sine and cosine of the tokens of a view, `[T, 2 * head_dim]`, and of those of all views in a row.
+        ropes: Sine and cosine of the tokens of a view, `[T, 2 * head_dim]`, and of those of all views in a row;
+            None for none.
         scenes: Which of the N views make a scene.
 
     Yields:
@@ -91,6 +92,6 @@ def alternate(
 
 
 def unrotated(like: Tensor) -> Tensor:
-    """Sine 0 and cosine 1 in the shape of rows of a rotation, `[T, 2 * head_dim]`."""
+    """Sine 0 and cosine 1 in the shape of rows of a rotation, `[..., 2 * head_dim]`."""
     sine, cosine = like.chunk(2, -1)
     return torch.cat([torch.zeros_like(sine), torch.ones_like(cosine)], dim=-1)

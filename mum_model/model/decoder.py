@@ -5,6 +5,7 @@ from timm.layers import LayerNorm
 from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 
+from mum_model.model.ablations import sincos_positions
 from mum_model.model.alternating import ROPE_TEMPERATURE, alternate, frame_block, scene_block, unrotated
 from mum_model.model.scenes import SceneLayout
 
@@ -25,6 +26,7 @@ class MultiViewDecoder(nn.Module):
         heads: int,
         patch_size: int,
         layer_norm_eps: float,
+        rotary: bool,
     ):
         """Build the decoder.
 
@@ -35,11 +37,14 @@ class MultiViewDecoder(nn.Module):
             heads: Attention heads; `dim / heads` is a multiple of 4, as axial RoPE wants.
             patch_size: Side of a patch in pixels.
             layer_norm_eps: Epsilon of every LayerNorm.
+            rotary: Whether positions are rotations of queries and keys; else they are added to the tokens.
         """
         super().__init__()
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.rope = RotaryEmbeddingDinoV3(dim // heads, temperature=ROPE_TEMPERATURE, rotate_half=True)
+        self.rope = None
+        if rotary:
+            self.rope = RotaryEmbeddingDinoV3(dim // heads, temperature=ROPE_TEMPERATURE, rotate_half=True)
         self.frame_blocks = nn.ModuleList([frame_block(dim, heads, layer_norm_eps) for _ in range(depth // 2)])
         self.global_blocks = nn.ModuleList([scene_block(dim, heads, layer_norm_eps) for _ in range(depth // 2)])
         self.norm = LayerNorm(dim, eps=layer_norm_eps)
@@ -57,6 +62,8 @@ class MultiViewDecoder(nn.Module):
             `[N, L, D]`; `predict` makes pixels of them.
         """
         ropes = self._rotations(grid, tokens.shape[0])
+        if self.rope is None:
+            tokens = tokens + sincos_positions(grid, tokens.shape[-1]).to(tokens.device)
         mixed = tokens
         for _, across in alternate(self.frame_blocks, self.global_blocks, tokens, ropes, scenes):
             mixed = across
@@ -90,12 +97,14 @@ class MultiViewDecoder(nn.Module):
         full = full.scatter(1, visible.unsqueeze(-1).expand(-1, -1, dim), tokens[:, 1:])
         return torch.cat([tokens[:, :1], full], dim=1)
 
-    def _rotations(self, grid: tuple[int, int], frames: int) -> tuple[Tensor, Tensor]:
+    def _rotations(self, grid: tuple[int, int], frames: int) -> tuple[Tensor | None, Tensor | None]:
         """Sine and cosine of every token: `[1 + L, 2 * head_dim]` for a view, and the same for all views in a row.
 
         In frame-wise blocks the CLS token is not rotated (sin 0, cos 1). In global blocks the authors give it sin 0
         *and* cos 0, which blanks its query and key; their weights were trained that way.
         """
+        if self.rope is None:
+            return None, None
         patches = self.rope.get_embed(shape=list(grid))
         blank = torch.zeros_like(patches[:1])
         return torch.cat([unrotated(blank), patches]), torch.cat([blank, patches]).repeat(frames, 1)

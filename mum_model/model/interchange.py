@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mum_model.errors import UserError
 from mum_model.files import written_whole
+from mum_model.model.ablations import position_arguments
 from mum_model.model.encoder import ENCODER_ARGUMENTS
 from mum_model.model.multiview import MultiViewConfig, MultiViewModel
 from mum_model.model.mum import MuM, MuMConfig
@@ -52,6 +53,8 @@ def reference_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """
     if isinstance(model, MuM):
         state = {_reference_key(key): value for key, value in model.state_dict().items()}
+        if model.decoder.rope is None:
+            return state
         periods = {
             "rope_embed.periods": model.encoder.rope.periods.clone(),
             "rope_embed_decoder.periods": model.decoder.rope.periods.clone(),
@@ -104,6 +107,7 @@ def save_encoder(encoder: Eva, directory: Path, pretrained_cfg: Mapping[str, Any
         "global_pool": "",
         "model_args": {
             **ENCODER_ARGUMENTS,
+            **position_arguments(None if encoder.rope is not None else encoder.patch_embed.img_size[0]),
             "patch_size": encoder.patch_embed.patch_size[0],
             "embed_dim": encoder.embed_dim,
             "depth": len(encoder.blocks),
@@ -171,23 +175,28 @@ def load_mum(directory: Path) -> MuM:
     try:
         config = MuMConfig(**json.loads((directory / "config.json").read_text()))
     except TypeError as error:
-        raise UserError(f"{directory}/config.json: not that of an encoder with MuM's decoder ({error})") from error
+        raise UserError(
+            f"{directory}: its config.json is not that of a MuM ({error}); of a run with another objective the encoder "
+            "alone can be taken, as timm/local-dir:RUN/encoder"
+        ) from error
     model = MuM(config)
     load_reference_state_dict(model, load_file(directory / "model.safetensors"))
     return model.eval()
 
 
-def save_multiview(model: MultiViewModel, directory: Path) -> Path:
+def save_multiview(model: MultiViewModel, directory: Path, mum: MuMConfig | None = None) -> Path:
     """Write a multi-view model, without the encoder whose tokens it reads.
 
     Args:
         model: The model.
         directory: Where `model.safetensors` and `config.json` go; replaced whole.
+        mum: The shape of the MuM whose encoder it reads, to be noted beside its own.
 
     Returns:
         The directory.
     """
-    return _save(directory, model.state_dict(), {"multiview": asdict(model.config)})
+    encoder = {} if mum is None else {"mum": asdict(mum)}
+    return _save(directory, model.state_dict(), {"multiview": asdict(model.config), **encoder})
 
 
 def load_multiview(directory: Path) -> MultiViewModel:

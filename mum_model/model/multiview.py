@@ -28,7 +28,8 @@ class MultiViewConfig:
         heads: Attention heads.
         camera_depth: Blocks of the camera head.
         dense_dim: Channels within the depth and point heads; even.
-        layer_scale: First value of LayerScale in the trunk.
+        layer_scale: First value of LayerScale in the trunk, whose queries and keys then are normalised too, as in VGGT;
+            None for neither, as in MuM's decoder.
         layer_norm_eps: Epsilon of every LayerNorm.
     """
 
@@ -38,7 +39,7 @@ class MultiViewConfig:
     heads: int = 12
     camera_depth: int = 4
     dense_dim: int = 256
-    layer_scale: float = 0.01
+    layer_scale: float | None = 0.01
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
@@ -72,9 +73,10 @@ class MultiViewModel(nn.Module):
             "heads": config.heads,
             "layer_norm_eps": config.layer_norm_eps,
             "layer_scale": config.layer_scale,
+            "qk_norm": config.layer_scale is not None,
         }
-        self.frame_blocks = nn.ModuleList([frame_block(**shape, qk_norm=True) for _ in range(config.depth // 2)])
-        self.global_blocks = nn.ModuleList([scene_block(**shape, qk_norm=True) for _ in range(config.depth // 2)])
+        self.frame_blocks = nn.ModuleList([frame_block(**shape) for _ in range(config.depth // 2)])
+        self.global_blocks = nn.ModuleList([scene_block(**shape) for _ in range(config.depth // 2)])
         self.heads = MultiViewHeads(
             level_dim=2 * config.dim,
             dim=config.dim,

@@ -50,7 +50,9 @@ class MultiViewLoss(NamedTuple):
         return self.camera + self.depth + self.points
 
 
-def known_geometry(world2cam: Tensor, intrinsics: Tensor, depth: Tensor, scenes: SceneLayout) -> MultiViewTarget:
+def known_geometry(
+    world2cam: Tensor, intrinsics: Tensor, depth: Tensor, scenes: SceneLayout, world_points: Tensor | None = None
+) -> MultiViewTarget:
     """The target of views with known geometry, in the axes and the unit of each scene (VGGT, section 3.4).
 
     The unit is the mean distance of a scene's points from its first view; where none is known, the mean distance of
@@ -61,19 +63,25 @@ def known_geometry(world2cam: Tensor, intrinsics: Tensor, depth: Tensor, scenes:
         intrinsics: Camera matrices in pixels of the depth maps `[N, 3, 3]`, not-a-number where unknown.
         depth: z-depth `[N, h, w]`, 0 where unknown.
         scenes: Which of the N views make a scene.
+        world_points: What each pixel shows, in the axes of the world, not-a-number where unknown `[N, h, w, 3]`; from
+            depth and cameras when absent. A teacher that has a head for them says other points than its depth does.
 
     Returns:
         The target, float32. Without the pose of the first view a scene has neither cameras nor points, but depth.
     """
     poses, intrinsics = world2cam.double(), intrinsics.double()
     depth = torch.where(depth > 0, depth, torch.nan).double()
-    poses = _relative(poses, poses[scenes.reference])
+    references = poses[scenes.reference]
+    poses = _relative(poses, references)
     local = _unproject(depth, intrinsics)
     rotation, translation = poses[:, :, :3], poses[:, :, 3]
-    points = (local - translation[:, None, None]) @ rotation[:, None]  # R^T (x - t)
+    if world_points is None:
+        points = (local - translation[:, None, None]) @ rotation[:, None]  # R^T (x - t)
+    else:
+        points = world_points.double() @ references[:, None, :, :3].mT + references[:, None, None, :, 3]
     parts = zip(*(part.split(scenes.views) for part in (points, local, translation)), strict=True)
     unit = torch.stack([_unit(*part) for part in parts])
-    unit = unit.repeat_interleave(torch.tensor(scenes.views, device=unit.device))
+    unit = unit.repeat_interleave(torch.tensor(scenes.views, device=unit.device), output_size=len(depth))
     fields_of_view = _fields_of_view(intrinsics, depth.shape[1:])
     scaled = torch.cat([rotation, (translation / unit[:, None])[..., None]], -1)
     cameras = encode_cameras(scaled, fields_of_view)
@@ -150,12 +158,10 @@ def _unproject(depth: Tensor, intrinsics: Tensor) -> Tensor:
 
 def _unit(points: Tensor, local: Tensor, translation: Tensor) -> Tensor:
     """Length of the unit of one scene: by its points, else by those of each view alone, else by its cameras."""
-    for candidates in (points.flatten(0, 2), local.flatten(0, 2), translation[1:]):
-        distances = candidates.norm(dim=-1)
-        known = distances[distances > 0]  # not-a-number is not above zero
-        if len(known):
-            return known.mean()
-    return points.new_ones(())
+    candidates = points.flatten(0, 2), local.flatten(0, 2), translation[1:]
+    means = torch.stack([_mean(lengths, lengths > 0) for lengths in (c.norm(dim=-1) for c in candidates)])
+    best = (means > 0).int().argmax()  # the first of them; all without a look at the numbers on the host
+    return torch.where(means[best] > 0, means[best], 1.0)
 
 
 def _fields_of_view(intrinsics: Tensor, shape: torch.Size) -> Tensor:
@@ -166,7 +172,7 @@ def _fields_of_view(intrinsics: Tensor, shape: torch.Size) -> Tensor:
 
 def _mean(values: Tensor, known: Tensor) -> Tensor:
     """Mean over the known, zero where nothing is."""
-    return (values * known).sum() / known.sum().clamp(min=1)
+    return torch.where(known, values, 0).sum() / known.sum().clamp(min=1)
 
 
 def _confident(errors: Tensor, confidence: Tensor, known: Tensor) -> Tensor:

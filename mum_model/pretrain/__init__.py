@@ -18,17 +18,17 @@ log = logging.getLogger(__name__)
 
 
 def pretrain(cfg: DictConfig) -> Path:
-    """Train a MuM, alone or as one of the processes that torchrun started.
+    """Train what the objective says, a MuM by default, alone or as one of the processes that torchrun started.
 
     A run that was killed goes on from its newest checkpoint when the same command is given again, and its losses are
     those of an unbroken run. A run folder of another training is begun anew.
 
     Args:
-        cfg: The composed configuration; reads `model`, `pretrain`, `machine`, `seed` and `paths`.
+        cfg: The composed configuration; reads `model`, `objective`, `pretrain`, `machine`, `seed` and `paths`.
 
     Returns:
-        The run folder: `encoder/` (for plain timm), `model/` (encoder and decoder), `metrics.jsonl`, `metrics.json`,
-        `training.csv`, `pictures/`, `checkpoints/` and the resolved `config.yaml`.
+        The run folder: `encoder/` (for plain timm), `model/` (encoder and decoder, or trunk and heads),
+        `metrics.jsonl`, `metrics.json`, `training.csv`, `pictures/`, `checkpoints/` and the resolved `config.yaml`.
 
     Raises:
         UserError: There is no dataset, a setting cannot be, too many steps were not finite, or another process trains

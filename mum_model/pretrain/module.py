@@ -31,6 +31,8 @@ class LossModule(nn.Module):
         """
         super().__init__()
         self.model, self.objective, self.bf16 = model, objective, precision == "bf16"
+        if not torch.cuda.is_available():
+            _attend_by_products(model)
 
     def forward(self, *inputs: Any) -> Tensor:
         """The loss of one pack.
@@ -50,6 +52,15 @@ class LossModule(nn.Module):
         if device != "cuda":
             return nullcontext()
         return sdpa_kernel([SDPBackend.FLASH_ATTENTION] if self.bf16 else [SDPBackend.EFFICIENT_ATTENTION])
+
+
+def _attend_by_products(model: nn.Module) -> None:
+    """Let timm write out the attention within a view: on a CPU torch's fused one is slow where sequences are short.
+
+    Attention over scenes chooses by their length (`mum_model.model.scenes`).
+    """
+    for block in transformer_blocks(model):
+        block.attn.fused_attn = False
 
 
 def resolve_precision(setting: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of what the model reconstructs: the view, what it saw of it, what it made of the rest."""
+"""Pictures of what a model learns: the view beside what it reconstructs of it, or the depth that it says."""
 
 from pathlib import Path
 
@@ -40,6 +40,29 @@ def reconstruction(model: MuM, images: Tensor, output: MuMOutput) -> np.ndarray:
     hidden = unpatchify(removed.expand_as(pixels), patch, grid)
     seen = seen * (1 - hidden) + MASKED_GREY * hidden
     return _tile([denormalise_pixels(images), seen, denormalise_pixels(whole)])
+
+
+def depth_picture(images: Tensor, known: Tensor, predicted: Tensor) -> np.ndarray:
+    """A picture with a column a view: the input, the depth that is known, and what the model says.
+
+    Args:
+        images: Normalised views of one scene `[S, 3, H, W]`.
+        known: z-depth `[S, H, W]`, not-a-number where unknown: black.
+        predicted: z-depth `[S, H, W]` in the same unit.
+
+    Returns:
+        RGB uint8, three rows high; both depths in the same colours, near bright and far dark.
+    """
+    nearness = [1 / depth for depth in (known, predicted)]
+    brightest = (nearness[0] if known.isfinite().any() else nearness[1]).nan_to_num().quantile(0.98)
+    return _tile([denormalise_pixels(images), *(_colours(near / brightest) for near in nearness)])
+
+
+def _colours(values: Tensor) -> Tensor:
+    """Numbers in 0..1 `[S, H, W]` as colours `[S, 3, H, W]`, not-a-number as black."""
+    bytes_ = (values.clamp(0, 1) * 255).nan_to_num().byte().numpy()
+    coloured = np.stack([cv2.applyColorMap(view, cv2.COLORMAP_INFERNO)[..., ::-1] for view in bytes_])
+    return torch.from_numpy(coloured).permute(0, 3, 1, 2) / 255
 
 
 def _tile(rows: list[Tensor]) -> np.ndarray:

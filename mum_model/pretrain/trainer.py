@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,13 +11,16 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from mum_model.data.batches import Pack, StepPacks, ViewSampler, load_packs
-from mum_model.data.scenes import SceneIndex
+from mum_model.data.scenes import open_dataset
+from mum_model.data.streaming import LocalCopies
 from mum_model.errors import UserError
 from mum_model.model import save_encoder
 from mum_model.pretrain.checkpoints import Checkpoints, Progress, training_fingerprint
 from mum_model.pretrain.engine import create_engine, full_state, full_weights, restore_optimiser, take_step
+from mum_model.pretrain.judging import Judge
 from mum_model.pretrain.module import LossModule, compile_blocks, recompute_blocks, resolve_precision
 from mum_model.pretrain.objectives import Objective
+from mum_model.pretrain.objectives.geometry import Distillation, MultiView
 from mum_model.pretrain.objectives.masked import MaskedImages
 from mum_model.pretrain.pictures import write_picture
 from mum_model.pretrain.preemption import Preempted, Preemption
@@ -26,6 +30,13 @@ from mum_model.pretrain.telemetry import Telemetry, memory_bytes
 from mum_model.pretrain.watch import Watch
 
 log = logging.getLogger(__name__)
+
+OBJECTIVES: dict[str, Callable[[DictConfig], Objective]] = {
+    "masked": MaskedImages,
+    "multiview": MultiView,
+    "distil": Distillation,
+}
+"""By the name in the group `objective` of the configuration."""
 
 VALIDATION_STEP = 2**31  # far behind the last step: its masks and crops are never those of a training step
 
@@ -43,8 +54,8 @@ class Trainer:
         self.cfg, self.settings, self.preemption = cfg, cfg.pretrain, preemption
         self.run = Path(cfg.paths.run)
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.objective: Objective = MaskedImages(cfg)
-        self.index = SceneIndex.open(Path(cfg.paths.dataset))
+        self.objective = OBJECTIVES[cfg.objective.name](cfg)
+        self.index = open_dataset(cfg.paths.dataset, LocalCopies.of(cfg))
         self.packs, self.held_out = self._packs("train"), self._packs("val")
         fingerprint = training_fingerprint(cfg, self.index.card["content_sha256"])
         self.checkpoints = Checkpoints(
@@ -71,7 +82,10 @@ class Trainer:
             Preempted: The process was asked to stop, and a checkpoint is written.
         """
         steps = range(self.progress.step, self.settings.steps)
-        self.telemetry = Telemetry(self.run, self.cfg, self.progress) if self.rank == 0 else None
+        self.telemetry = self.judge = None
+        if self.rank == 0:
+            self.telemetry = Telemetry(self.run, self.cfg, self.progress)
+            self.judge = Judge(self.run, self.settings.evaluate_every, self.telemetry.evaluated)
         try:
             asked = time.perf_counter()
             for step, packs in zip(steps, load_packs(self.packs, steps, self.cfg.machine.loader_workers), strict=True):
@@ -79,8 +93,11 @@ class Trainer:
                 asked = time.perf_counter()
             self._read(self.reports.flush())
             self.checkpoints.wait()
+            if self.judge is not None:
+                self.judge.finish()
         finally:
-            if self.telemetry is not None:
+            if self.telemetry is not None and self.judge is not None:
+                self.judge.stop()
                 self.telemetry.close()
         return self._model_of(full_weights(self.engine))
 
@@ -128,18 +145,20 @@ class Trainer:
         if report is None:
             return
         self.watch.look(report)
-        if self.telemetry is not None:
+        if self.telemetry is not None and self.judge is not None:
             self.telemetry.step_done(report, skipped=self.watch.skipped, spikes=self.watch.spikes)
+            self.judge.look()
 
     def _save(self, step: int) -> None:
         validation_loss = self._validation_loss()
         state = full_state(self.engine)  # every rank has a part of it
-        if self.telemetry is None:
+        if self.telemetry is None or self.judge is None:
             return
         self.telemetry.validated(step, validation_loss)
         unrecorded = self.telemetry.unrecorded_losses
         progress = Progress(step, self.progress.fingerprint, validation_loss, self.watch.skipped, unrecorded)
         self.checkpoints.save(progress, state, lambda folder: self._write_extras(step, state, folder))
+        self.judge.saved(step)
 
     @torch.no_grad()
     def _validation_loss(self) -> float:

@@ -298,13 +298,22 @@ def test_reconstruction_is_described(reconstruction):
     assert nodes["MultiHeadAttention"] + nodes["Attention"] == BLOCKS + 4
 
 
-def test_a_reference_view_has_no_reconstruction(root):
+@pytest.mark.parametrize("ablation", ["reference_view", "encoder_communication"])
+def test_an_ablation_has_no_reconstruction(root, ablation):
     torch.manual_seed(0)
-    model = mum_model.create_mum("tiny", reference_view=True)
+    model = mum_model.create_mum("tiny", **{ablation: True})
     mum_model.save_mum(model, root / "run" / "model")
-    with pytest.raises(UserError, match=r"trained with model.reference_view=true.*leave export.reconstruction=false"):
+    with pytest.raises(UserError, match=rf"trained with model.{ablation}=true.*leave export.reconstruction=false"):
         export(config(root, "export.reconstruction=true", f"paths.export={root / 'none'}"))
     assert not (root / "none").exists()
+
+
+def test_an_encoder_with_added_positions_is_refused(tmp_path):
+    torch.manual_seed(0)
+    model = mum_model.create_mum("tiny", absolute_positions=64)
+    mum_model.save_encoder(model.encoder, tmp_path / "run" / "encoder", {"input_size": [3, 64, 64]})
+    with pytest.raises(UserError, match=r"model.absolute_positions.*only encoders with RoPE are exported"):
+        export(config(tmp_path))
 
 
 def test_no_model_to_reconstruct_with(root, tmp_path):

@@ -150,7 +150,8 @@ def _fresh_run(name: str, run: Path, seed: int) -> Encoder:
     path = run / "model" / "config.json"
     if not path.is_file():
         raise UserError(f"encoder: 'random' takes its architecture from {path}, which is missing; or use random/NAME")
-    config = MuMConfig(**json.loads(path.read_text()))
+    content = json.loads(path.read_text())
+    config = MuMConfig(**content.get("mum", content))  # a multi-view model notes it beside its own
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TimmEncoder(name, MuM(config).encoder.eval())

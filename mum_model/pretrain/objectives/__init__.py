@@ -1,4 +1,4 @@
-"""What a training can minimise. The trainer knows an objective by this protocol alone, a module here is one of them."""
+"""What a training can minimise; the trainer knows an objective by this protocol alone."""
 
 from pathlib import Path
 from typing import Any, Protocol, TypeVar

@@ -23,7 +23,7 @@ from benchmarks.server_load import Server
 from mum_model.files import write_json
 
 CLIENTS = 4
-SIDES = range(32, 161, 16)
+SIDES = range(32, 97, 16)
 """Pixels, multiples of any patch size."""
 
 Ask = Callable[[requests.Session], requests.Response]
@@ -49,6 +49,7 @@ def soak(url: str, pid: int, requests_sent: int, stops: int) -> list[dict[str, A
         count = requests_sent * stop // stops - rows[-1]["requests"]
         work = [_refused(url) if i % 10 == 0 else generator.choice(kinds)(url, generator) for i in range(count)]
         rows.append(_row(pid, rows[-1]["requests"] + count, _send(work)))
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -134,8 +135,6 @@ def main() -> None:
     command = " ".join(["python benchmarks/server_soak.py EXPORT", *options])
     megabytes = round((given.export / "encoder.onnx").stat().st_size / 1e6, 1)
     write_json(given.output, {"command": command, "machine": machine(), "megabytes_of_graph": megabytes, "stops": rows})
-    for row in rows:
-        print(row)
 
 
 if __name__ == "__main__":

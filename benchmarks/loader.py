@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from mum_model.config import compose
-from mum_model.data.batches import Augmentation
+from mum_model.data.augmentation import Augmentation
 from mum_model.data.images import is_image_name
 from mum_model.data.scenes import SceneIndex
 from mum_model.prepare import prepare
@@ -59,11 +59,9 @@ def measure(capture: Path, short_side: int, quality: int | None, repeats: int) -
         index = SceneIndex.open(prepare(compose([*overrides, *settings])))
         prepared = time.process_time() - start
         images = int(index.column("image_size").sum())
-        depth = sum(
-            extent.size for row in range(len(index)) if (place := index.place(row, "depth")) for extent in place[1:]
-        )
+        depth = int(np.nansum(index.column("depth_size").astype(float)))
         rows = range(min(64, len(index)))
-        augmentation = Augmentation(SIZE, SCALE[0], FLIP)
+        augmentation = Augmentation(SIZE, SCALE[0], RATIO, FLIP)
         rng = np.random.default_rng(0)
         ways: dict[str, Callable[[], int]] = {
             "authors": lambda: len([authors_way(path, rng) for path in photos]),

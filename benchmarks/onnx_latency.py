@@ -1,4 +1,4 @@
-"""Latency of exported encoders beside PyTorch eager, image by image in turns: `python benchmarks/onnx_latency.py`.
+"""Latency of exported encoders beside PyTorch, image by image in turns: `python benchmarks/onnx_latency.py`.
 
 Weights are fresh, since time does not depend on them; ratios are medians over interleaved repeats in one process.
 Beside the variants stand the form without fused attention (timm's own), the same after ONNX Runtime's transformer
@@ -29,17 +29,14 @@ from onnxruntime.transformers import optimizer
 import mum_model.model  # noqa: F401  isort: skip  (before timm, which it makes importable on a CPU build of torch)
 import timm
 
-from mum_model.export import onnx_graph
 from mum_model.export.contract import input_contract
-from mum_model.export.onnx_graph import GraphForm, write_graph
+from mum_model.export.onnx_graph import GraphForm, OpenRotation, write_graph
 from mum_model.export.variants import quantise_dynamically, quantise_statically
+from mum_model.files import write_json
 from mum_model.model.encoder import ENCODER_SIZES
 from mum_model.serve.encoder import available_cores
 
 FUSED = ("Attention", "MultiHeadAttention", "RotaryEmbedding", "BiasGelu", "SkipLayerNormalization", "Softmax")
-
-LARGE_SIDE = 768
-"""Pixels, for the memory that attention takes."""
 
 
 def encoder(size: str) -> Any:
@@ -48,8 +45,17 @@ def encoder(size: str) -> Any:
     return timm.create_model(f"mum_vit_{size}_patch16").eval()
 
 
+def forms(size: str, folder: Path) -> dict[str, Path]:
+    """Every form of the graph; written where the folder has not got it."""
+    written = folder / "forms.json"
+    if not written.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(written, {name: path.name for name, path in write_forms(size, folder).items()})
+    return {name: folder / file for name, file in json.loads(written.read_text()).items()}
+
+
 def write_forms(size: str, folder: Path) -> dict[str, Path]:
-    """Every form of the graph."""
+    """Write every form of the graph."""
     contract = input_contract(encoder(size), "float32")
     paths = {name: folder / f"{name}.onnx" for name in ("fp32", "standard", "decomposed", "fp16")}
     write_graph(encoder(size), paths["fp32"], contract, GraphForm(23, "onnxruntime", 96), {})
@@ -68,25 +74,12 @@ def write_forms(size: str, folder: Path) -> dict[str, Path]:
     return paths
 
 
-class OpenRotation(torch.nn.Module):
-    """timm's own form of the embedding, with an open grid."""
-
-    def __init__(self, rope: Any):
-        super().__init__()
-        self._halves = onnx_graph._OpenRotation(rope, 0, torch.float32)
-
-    def get_embed(self, shape: Any) -> torch.Tensor:
-        """Sine and cosine of every patch, each twice."""
-        cosine, sine = self._halves.get_embed(shape)
-        return torch.cat([sine, sine, cosine, cosine], dim=-1)
-
-
 class Decomposed(torch.nn.Module):
     """The encoder with timm's own attention, as matrix products and a softmax."""
 
     def __init__(self, one: Any):
         super().__init__()
-        one.rope = OpenRotation(one.rope)
+        one.rope = OpenRotation(one.rope)  # timm's own would tie it to a size
         self.one = one
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,20 +110,22 @@ def calibrated(source: Path, target: Path) -> None:
     quantise_statically(source, target, (generator.normal(size=(1, 3, 224, 224)).astype(np.float32) for _ in range(8)))
 
 
-def opened(path: Path, threads: int, report: Path) -> tuple[onnxruntime.InferenceSession, dict[str, int]]:
+def opened(path: Path, given: argparse.Namespace) -> tuple[onnxruntime.InferenceSession, dict[str, int]]:
     """A session, and the fused operators that it runs."""
+    report = given.forms / "report.onnx"
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = given.threads
     options.optimized_model_filepath = str(report)
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=given.providers)
     counts = Counter(node.op_type for node in onnx.load(report, load_external_data=False).graph.node)
     quantised = {name for name in counts if "Quantize" in name and "MatMul" in name} | {"QLinearMatMul"}
     return session, {name: counts[name] for name in (*FUSED, *sorted(quantised)) if counts[name]}
 
 
 PEAK = """
-import resource, sys
+import re, sys
+from pathlib import Path
 import numpy as np
 import onnxruntime
 
@@ -138,7 +133,8 @@ options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 session.run(None, {"images": np.zeros((1, 3, int(sys.argv[2]), int(sys.argv[2])), np.float32)})
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# Not getrusage's: that begins with the memory of whoever started the process.
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 """
 
 
@@ -148,37 +144,47 @@ def peak_megabytes(path: Path, side: int) -> int:
     return round(float(done.stdout))
 
 
-def measure(size: str, sides: list[int], threads: int, repeats: int) -> dict[str, Any]:
+def measure(size: str, given: argparse.Namespace) -> dict[str, Any]:
     """Ratios and cosines of one encoder."""
-    torch.set_num_threads(threads)
-    reference = encoder(size)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        paths = write_forms(size, folder)
-        sessions, fused = {}, {}
-        for form, path in paths.items():
-            sessions[form], fused[form] = opened(path, threads, folder / "report.onnx")
-        megabytes = {form: round(path.stat().st_size / 1e6, 1) for form, path in paths.items()}
-        latency = [measure_side(reference, sessions, side, repeats) for side in sides]
-        forms = ("fp32", "standard", "decomposed")
-        peak = {f"side {LARGE_SIDE}": {form: peak_megabytes(paths[form], LARGE_SIDE) for form in forms}}
+    torch.set_num_threads(given.threads)
+    paths = forms(size, given.forms / size)
+    sessions, fused = {}, {}
+    for form, path in paths.items():
+        sessions[form], fused[form] = opened(path, given)
+    megabytes = {form: round(path.stat().st_size / 1e6, 1) for form, path in paths.items()}
+    latency = [measure_side(in_pytorch(size, given), sessions, side, given.repeats) for side in given.sides]
+    peak = {
+        f"side {side}": {form: peak_megabytes(paths[form], side) for form in ("fp32", "standard", "decomposed")}
+        for side in given.memory_sides
+    }
     facts = {"megabytes": megabytes, "peak_megabytes": peak, "fused_operators": fused}
-    return {"encoder": size, "threads": threads, **facts, "latency": latency}
+    form = {"device": given.device, "dtype": given.dtype, "compiled": given.compile}
+    return {"encoder": size, "threads": given.threads, "pytorch": form, **facts, "latency": latency}
 
 
-def measure_side(reference: Any, sessions: dict[str, Any], side: int, repeats: int) -> dict[str, Any]:
-    """One image of one size through all, in turns."""
-    image = np.random.default_rng(1).normal(size=(1, 3, side, side)).astype(np.float32)
+def in_pytorch(size: str, given: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+    """The encoder in PyTorch: patch tokens of an image, from and to the memory of the CPU."""
+    dtype = getattr(torch, given.dtype)
+    model = encoder(size).to(given.device, dtype)
+    forward = torch.compile(model.forward_features) if given.compile else model.forward_features
 
     @torch.inference_mode()
-    def eager() -> np.ndarray:
-        return reference.forward_features(torch.from_numpy(image)).numpy()[:, 1:]
+    def patch_tokens(image: np.ndarray) -> np.ndarray:
+        return forward(torch.from_numpy(image).to(given.device, dtype))[:, 1:].float().cpu().numpy()
 
-    calls: dict[str, Callable[[], np.ndarray]] = {"pytorch eager": eager}
+    return patch_tokens
+
+
+def measure_side(
+    pytorch: Callable[[np.ndarray], np.ndarray], sessions: dict[str, Any], side: int, repeats: int
+) -> dict[str, Any]:
+    """One image of one size through all, in turns."""
+    image = np.random.default_rng(1).normal(size=(1, 3, side, side)).astype(np.float32)
+    calls: dict[str, Callable[[], np.ndarray]] = {"pytorch": lambda: pytorch(image)}
     calls |= {
         form: lambda s=session: s.run(["patch_tokens"], {"images": image})[0] for form, session in sessions.items()
     }
-    expected = eager()
+    expected = pytorch(image)
     cosine = {form: float(_cosine(expected, call()).min()) for form, call in calls.items()}
     seconds: dict[str, list[float]] = {form: [] for form in calls}
     for _ in range(repeats):
@@ -187,12 +193,12 @@ def measure_side(reference: Any, sessions: dict[str, Any], side: int, repeats: i
             call()
             seconds[form].append(perf_counter() - start)
     # A ratio of each round, then their median: what slows the machine for a moment meets both sides of a ratio.
-    ratio = {form: median(np.divide(times, seconds["pytorch eager"])) for form, times in seconds.items()}
+    ratio = {form: median(np.divide(times, seconds["pytorch"])) for form, times in seconds.items()}
     return {
         "side": side,
         "repeats": repeats,
         "milliseconds": {form: round(1000 * median(times), 1) for form, times in seconds.items()},
-        "over_pytorch_eager": {form: round(float(value), 3) for form, value in ratio.items()},
+        "over_pytorch": {form: round(float(value), 3) for form, value in ratio.items()},
         "min_cosine": {form: round(value, 6) for form, value in cosine.items()},
     }
 
@@ -220,13 +226,22 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", type=int, default=[224, 448])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", default="cpu", help="of PyTorch")
+    parser.add_argument("--dtype", default="float32", help="of PyTorch")
+    parser.add_argument("--compile", action="store_true", help="PyTorch's encoder; eager else")
+    parser.add_argument("--providers", nargs="+", default=["CPUExecutionProvider"], help="of ONNX Runtime")
+    parser.add_argument("--memory-sides", nargs="*", type=int, default=[768], help="for the peak of memory")
+    parser.add_argument("--forms", type=Path, help="folder that keeps the graphs, for measuring in several pieces")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/onnx_latency.json"))
     given = parser.parse_args()
-    results = [measure(size, given.sides, given.threads, given.repeats) for size in given.sizes]
-    given.output.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        given.forms = given.forms or Path(temporary)
+        results = [measure(size, given) for size in given.sizes]
+    facts = {"command": " ".join(["python benchmarks/onnx_latency.py", *sys.argv[1:]]), "machine": machine()}
+    write_json(given.output, {**facts, "results": results})
     for result in results:
         for latency in result["latency"]:
-            print(result["encoder"], latency["side"], latency["over_pytorch_eager"])
+            print(result["encoder"], latency["side"], latency["over_pytorch"])
 
 
 if __name__ == "__main__":

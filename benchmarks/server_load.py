@@ -3,8 +3,8 @@
 A real `mum serve` on one thread of inference for each of `--batch-images`; clients are over gRPC with binary tensors
 that are built once. Measured: seconds from start to ready; images a second of bare ONNX Runtime and through the server,
 window by window in turns, on the same batches, with the share of the time in which the server computed and the
-processor time of both; latency at 70 % of the server's rate, with even and with random (Poisson) arrivals, beside what
-a queue without any cost of its own would give for the same arrivals and bare times; memory over many requests.
+processor time of both; latency at a share of the server's rate, with even and with random (Poisson) arrivals, beside
+what a queue without any cost of its own would give for the same arrivals and bare times.
 """
 
 import argparse
@@ -62,12 +62,6 @@ class Server:
             return requests.get(f"http://127.0.0.1:{self.http_port}/v2/health/ready", timeout=5).ok
         except requests.ConnectionError:
             return False
-
-    @property
-    def megabytes(self) -> float:
-        """Resident memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
 
     @property
     def processor_seconds(self) -> float:
@@ -224,38 +218,27 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
     return {"p50_ms": round(p50, 1), "p99_ms": round(p99, 1), "p99_over_p50": round(p99 / p50, 2)}
 
 
-def memory(server: Server, image: np.ndarray, requests_sent: int) -> dict[str, Any]:
-    """Of the server before, and after each tenth of many requests."""
-    client = server.client(image)
-    megabytes = [server.megabytes]
-    for _ in range(10):
-        for _ in range(requests_sent // 10):
-            client()
-        megabytes.append(server.megabytes)
-    return {"requests": requests_sent, "megabytes": [round(one, 1) for one in megabytes]}
-
-
 def main() -> None:
     """Measure and print; `--output` keeps it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export", type=Path, help="folder that `mum export` wrote, of float32 input")
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--batch-images", type=int, nargs="+", default=[8, 1], help="serve.batch_images to compare")
-    parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--windows", type=int, default=12, help="of throughput; 0 measures none")
     parser.add_argument("--seconds", type=float, default=2.5)
-    parser.add_argument("--rounds", type=int, default=3, help="of latency, in turns")
-    parser.add_argument("--latency-requests", type=int, default=300, help="in a round")
-    parser.add_argument("--requests", type=int, default=10_000, help="while memory is watched")
+    parser.add_argument("--rounds", type=int, default=1, help="of latency, in turns; 0 measures none")
+    parser.add_argument("--latency-requests", type=int, default=1000, help="in a round")
+    parser.add_argument("--load", type=float, default=0.7, help="share of the server's rate, for latency")
+    parser.add_argument("--arrivals", nargs="+", default=["even", "random"], choices=["even", "random"])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/server_load.json"))
     given = parser.parse_args()
     images = np.random.default_rng(0).normal(size=(8, 3, given.side, given.side)).astype(np.float32)
-    small = np.ascontiguousarray(images[:1, :, :64, :64])
     bare = OnnxEncoder(given.export, threads=1)
     servers: dict[int, Server] = {}
     try:
         for count in given.batch_images:
             servers[count] = Server(given.export, count)
-        seconds = batch_seconds(bare, images[:1], max(servers))
+        seconds = batch_seconds(bare, images[:1], max(servers)) if given.rounds else []
         first = servers[given.batch_images[0]]
         result = {
             "command": " ".join(
@@ -266,14 +249,19 @@ def main() -> None:
             "megabytes_of_graph": round((given.export / "encoder.onnx").stat().st_size / 1e6, 1),
             "seconds_to_ready": {count: round(server.seconds_to_ready, 1) for count, server in servers.items()},
             "bare_milliseconds_of_batches": [round(1000 * one, 1) for one in seconds],
-            "throughput": throughput(bare, first, images, given.windows, given.seconds),
+            "throughput": throughput(bare, first, images, given.windows, given.seconds) if given.windows else None,
             "latency": [
-                {"arrivals": kind, "batch_images": count, **latency(server, images[:1], gaps, seconds[:count], 0.7)}
+                {
+                    "arrivals": kind,
+                    "batch_images": count,
+                    **latency(
+                        server, images[:1], gaps(kind, given.latency_requests, turn), seconds[:count], given.load
+                    ),
+                }
                 for turn in range(given.rounds)
-                for kind, gaps in arrivals(given.latency_requests, seed=turn).items()
+                for kind in given.arrivals
                 for count, server in servers.items()
             ],
-            "memory": memory(first, small, given.requests),
         }
     finally:
         for server in servers.values():
@@ -283,10 +271,10 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-def arrivals(requests_sent: int, seed: int) -> dict[str, list[float]]:
-    """Gaps of mean 1 between requests: even ones, and those of a Poisson process."""
+def gaps(kind: str, requests_sent: int, seed: int) -> list[float]:
+    """Gaps of mean 1 between requests: even ones, or those of a Poisson process."""
     generator = random.Random(seed)
-    return {"even": [1.0] * requests_sent, "random": [generator.expovariate(1) for _ in range(requests_sent)]}
+    return [1.0 if kind == "even" else generator.expovariate(1) for _ in range(requests_sent)]
 
 
 if __name__ == "__main__":

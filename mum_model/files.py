@@ -40,11 +40,12 @@ def written_whole(target: Path, *, resume: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes, on any machine that shares the file system, from writing into the same folder.
 
     Args:
         folder: A hidden file beside it holds the lock, which ends with the process, however that ends.
+        wait: Until another process that is writing there has ended, instead of giving up.
 
     Raises:
         UserError: Another process is writing there.
@@ -52,7 +53,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise UserError(
                 f"{folder}: another process is writing here; let it end, or choose another folder"

@@ -1,5 +1,6 @@
 """dvc.yaml: what it declares is true of the code, and a change reruns what depends on it and nothing else."""
 
+import csv
 import os
 import re
 import shutil
@@ -155,6 +156,20 @@ def test_experiment_composes_the_parameters_anew(project):
     assert OmegaConf.load(project / "params.yaml") == compose([*TINY, "export.latency.runs=3"])
     assert "loss" in dvc(project, "metrics", "show")
     assert "training.csv" in dvc(project, "plots", "show", "--json")
+
+
+@pytest.mark.slow
+def test_a_sweep_waits_in_the_queue_and_runs(project):
+    commit(project, "checkout", "--quiet", "--", ".")
+    dvc(project, "checkout")
+    overrides = [argument for override in TINY for argument in ("--set-param", override)]
+    sweep = ["--set-param", "pretrain.learning_rate=1e-3,3e-3", "pretrain"]
+    queued = dvc(project, "exp", "run", "--queue", *overrides, *sweep)
+    assert len(re.findall(r"Queued experiment '", queued)) == 2, queued
+    dvc(project, "exp", "run", "--run-all")
+    table = csv.DictReader(dvc(project, "exp", "show", "--csv").splitlines())
+    losses = {row["pretrain.learning_rate"]: row["loss"] for row in table}
+    assert len({losses["0.001"], losses["0.003"]}) == 2
 
 
 @pytest.mark.slow

@@ -7,18 +7,19 @@ Nothing here has a state: step 1000 of an interrupted run draws the same frames,
 unbroken one, and any worker can make any pack.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cache
+from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mum_model.data.scenes import SceneIndex, Sequences
+from mum_model.data.augmentation import Augmentation
+from mum_model.data.scenes import Sequences
 from mum_model.errors import UserError
 
 
@@ -46,39 +47,6 @@ def generator(seed: int, step: int, pack: int, purpose: Purpose, place: int = 0)
     return np.random.default_rng([seed, step, pack, purpose, place])
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How a stored frame becomes a training view.
-
-    Attributes:
-        size: Side of the square view in pixels.
-        crop_scale: Smallest share of the frame's largest square that a random crop keeps; 1 takes that square whole.
-        flip: Probability of a horizontal flip, drawn for each view.
-    """
-
-    size: int
-    crop_scale: float
-    flip: float
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Crop, resize and flip.
-
-        Args:
-            image: RGB uint8 `[H, W, 3]`.
-            rng: The view's own generator.
-
-        Returns:
-            RGB uint8 `[size, size, 3]`.
-        """
-        height, width = image.shape[:2]
-        side = round(min(height, width) * rng.uniform(self.crop_scale, 1) ** 0.5)
-        top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
-        view = image[top : top + side, left : left + side]
-        shrinks = side > self.size
-        view = cv2.resize(view, (self.size, self.size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        return view[:, ::-1] if rng.random() < self.flip else view
-
-
 class ViewCounts:
     """The view counts of the scenes of a pack: random, and always of exactly the same sum.
 
@@ -99,7 +67,7 @@ class ViewCounts:
             views: Smallest and largest view count.
 
         Raises:
-            ValueError: No scenes of such lengths fill such a pack.
+            UserError: No scenes of such lengths fill such a pack.
         """
         self.frames = frames
         self.lengths = np.arange(views[0], views[1] + 1)
@@ -148,7 +116,11 @@ class ViewCounts:
     def _shares(self, weights: np.ndarray) -> np.ndarray:
         fillings = self._count_fillings(weights)
         if fillings[-1] == 0:
-            raise ValueError(f"no scenes of {self.lengths[0]} to {self.lengths[-1]} views fill {self.frames} frames")
+            few, many = self.lengths[0], self.lengths[-1]
+            raise UserError(
+                f"pretrain.pack={self.frames}: no scenes of {few} to {many} views (pretrain.views) "
+                f"fill {self.frames} frames"
+            )
         around = np.convolve(fillings, fillings)[: self.frames + 1]  # sum over a of Z(a) Z(n - a)
         return self.lengths * weights * self._before(around, self.frames) / fillings[-1] / self.frames
 
@@ -198,10 +170,7 @@ class ViewSampler:
             raise UserError(f"pretrain.mix names {unknown}: the dataset's sources are {known}")
         self.frames, self.single_view_share, self.mix, self.seed = frames, single_view_share, dict(mix), seed
         self.views = (views[0], min(views[1], longest))
-        try:
-            self.counts = ViewCounts(frames, self.views)
-        except ValueError as error:
-            raise UserError(f"pretrain.pack={frames}, pretrain.views={list(views)}: {error}") from error
+        self.counts = ViewCounts(frames, self.views)
         self.sequences = sequences
         self._lengths, self._sources = sequences.lengths, sources
         self._eligible = cache(self._eligible_by_source)
@@ -256,13 +225,32 @@ class Pack:
         return replace(self, images=self.images.pin_memory())
 
 
+class Frames(Protocol):
+    """What packs are made of: frames by row."""
+
+    def images(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """RGB uint8 `[H, W, 3]` each."""
+
+    def labels(self, rows: Sequence[int]) -> list[str]:
+        """`scene/frame` of each."""
+
+
+class Sampler(Protocol):
+    """What decides which frames a pack has."""
+
+    seed: int
+
+    def draw(self, step: int, pack: int) -> list[np.ndarray]:
+        """Rows of the views of a pack, one int64 array a scene, the longest first."""
+
+
 class StepPacks(Dataset[Pack]):
     """The packs that one rank sees, one after the other: those of its share of step 0, of step 1, and so on."""
 
     def __init__(
         self,
-        index: SceneIndex,
-        sampler: ViewSampler,
+        frames: Frames,
+        sampler: Sampler,
         augmentation: Augmentation,
         *,
         packs: int,
@@ -272,7 +260,7 @@ class StepPacks(Dataset[Pack]):
         """Set it up.
 
         Args:
-            index: The dataset.
+            frames: The dataset, or endless rooms.
             sampler: Draws the rows.
             augmentation: Applied to each view.
             packs: Packs of a step over all ranks.
@@ -287,7 +275,7 @@ class StepPacks(Dataset[Pack]):
                 f"{packs} packs a step (pretrain.frames / pretrain.pack) cannot be shared by {world_size} processes: "
                 "choose pretrain.pack so that their number is a multiple of it"
             )
-        self.index, self.sampler, self.augmentation = index, sampler, augmentation
+        self.frames, self.sampler, self.augmentation = frames, sampler, augmentation
         self.rank, self.per_step = rank, packs // world_size
 
     def __getitem__(self, position: int) -> Pack:
@@ -300,10 +288,8 @@ class StepPacks(Dataset[Pack]):
         scenes = self.sampler.draw(step, number)
         views = [
             # A generator of its own: the crop of a view does not depend on what was drawn for others.
-            self.augmentation(
-                self.index.image(int(row)), generator(self.sampler.seed, step, number, Purpose.CROP, place)
-            )
-            for place, row in enumerate(np.concatenate(scenes))
+            self.augmentation(image, generator(self.sampler.seed, step, number, Purpose.CROP, place))
+            for place, image in enumerate(self.frames.images(np.concatenate(scenes).tolist()))
         ]
         images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
         return Pack(step, number, images, tuple(len(rows) for rows in scenes))
@@ -314,9 +300,7 @@ class StepPacks(Dataset[Pack]):
 
     def names(self, step: int, pack: int) -> list[str]:
         """`scene/frame` of each view of a pack, for messages."""
-        rows = np.concatenate(self.sampler.draw(step, pack))
-        frames, scenes = self.index.column("frame")[rows], self.index.column("scene")[rows]
-        return [f"{scene}/{frame}" for scene, frame in zip(scenes, frames, strict=True)]
+        return self.frames.labels(np.concatenate(self.sampler.draw(step, pack)).tolist())
 
 
 def load_packs(packs: StepPacks, steps: range, workers: int) -> Iterator[list[Pack]]:
@@ -329,10 +313,13 @@ def load_packs(packs: StepPacks, steps: range, workers: int) -> Iterator[list[Pa
 
     Yields:
         The packs of one step.
+
+    Raises:
+        UserError: Frames cannot be read.
     """
     loader = iter(
         DataLoader(
-            packs,
+            _Delivered(packs),
             batch_size=None,
             sampler=packs.positions(steps),
             num_workers=workers,
@@ -342,7 +329,26 @@ def load_packs(packs: StepPacks, steps: range, workers: int) -> Iterator[list[Pa
         )
     )
     for _ in steps:
-        yield [next(loader) for _ in range(packs.per_step)]
+        yield [_opened(next(loader)) for _ in range(packs.per_step)]
+
+
+class _Delivered(Dataset[Pack | UserError]):
+    """Packs, or why there are none: raised in a worker, the reason would arrive inside that worker's traceback."""
+
+    def __init__(self, packs: StepPacks):
+        self.packs = packs
+
+    def __getitem__(self, position: int) -> Pack | UserError:
+        try:
+            return self.packs[position]
+        except UserError as error:
+            return error
+
+
+def _opened(delivered: Pack | UserError) -> Pack:
+    if isinstance(delivered, UserError):
+        raise delivered
+    return delivered
 
 
 def _one_thread(_: int) -> None:

@@ -162,6 +162,36 @@ def resize_intrinsics(intrinsics: np.ndarray, scale_x: float, scale_y: float) ->
     return np.diag([scale_x, scale_y, 1.0]) @ intrinsics
 
 
+def crop_intrinsics(intrinsics: np.ndarray, left: float, top: float) -> np.ndarray:
+    """Intrinsics of a part of the image.
+
+    Args:
+        intrinsics: `[3, 3]`.
+        left: Columns cut off on the left.
+        top: Rows cut off at the top.
+
+    Returns:
+        `[3, 3]`.
+    """
+    return np.array([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]]) @ intrinsics
+
+
+def mirror_intrinsics(intrinsics: np.ndarray, width: float) -> np.ndarray:
+    """Intrinsics of the image with left and right changed: its focal length x has the other sign.
+
+    So the pose stays what it was and every view may be mirrored alone. To mirror the world instead, which keeps focal
+    lengths positive, all views of a scene would have to be mirrored.
+
+    Args:
+        intrinsics: `[3, 3]`.
+        width: Of the image in pixels.
+
+    Returns:
+        `[3, 3]`.
+    """
+    return np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]]) @ intrinsics
+
+
 def resize_depth(depth: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resize depth without inventing surfaces between two: each new pixel takes one old pixel's value.
 
@@ -169,8 +199,8 @@ def resize_depth(depth: np.ndarray, width: int, height: int) -> np.ndarray:
 
     Args:
         depth: float32 `[H, W]`, 0 where unknown.
-        width: New width, not larger than the old one.
-        height: New height, not larger than the old one.
+        width: New width.
+        height: New height.
 
     Returns:
         float32 `[height, width]`.
@@ -186,8 +216,8 @@ SPARSE_BELOW = 0.2
 
 def _nearest_surface(depth: np.ndarray, width: int, height: int) -> np.ndarray:
     rows, columns = np.nonzero(depth)
-    new_rows = rows * height // depth.shape[0]
-    new_columns = columns * width // depth.shape[1]
+    new_rows = (2 * rows + 1) * height // (2 * depth.shape[0])  # where its centre, not its edge, comes to lie
+    new_columns = (2 * columns + 1) * width // (2 * depth.shape[1])
     resized = np.full((height, width), np.inf, np.float32)
     np.minimum.at(resized, (new_rows, new_columns), depth[rows, columns])
     return np.where(np.isfinite(resized), resized, 0).astype(np.float32)

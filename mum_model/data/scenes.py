@@ -18,14 +18,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mum_model.data.arrow import read_table
 from mum_model.data.geometry import Camera
-from mum_model.data.shards import Extent, decode_depth, decode_image, read_extent
+from mum_model.data.remote import is_url
+from mum_model.data.shards import Extent, LocalShards, decode_depth, decode_image
+from mum_model.data.streaming import CARD, LocalCopies, RemoteShards, copied_tables
 from mum_model.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -66,12 +69,7 @@ SCENE_SCHEMA = pa.schema(
 )
 
 
-def read_table(path: Path) -> pa.Table:
-    """An Arrow IPC file as a table, mapped into memory; nothing of it is read before it is used."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-INDEX_FILES = ("index.arrow", "dataset.json")
+INDEX_FILES = ("index.arrow", CARD)
 """What makes a folder a prepared dataset."""
 
 
@@ -95,6 +93,12 @@ class Sequences(Sequence[np.ndarray]):
         chunks = [pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in self._frames.chunks]
         return np.concatenate([np.empty(0, np.int32), *chunks]).astype(np.int32)
 
+    @property
+    def rows(self) -> np.ndarray:
+        """All rows that are in any of them, int64, sorted."""
+        chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in self._frames.chunks]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *chunks])).astype(np.int64)
+
     @cached_property
     def firsts(self) -> np.ndarray:
         """The first row of each, int64 `[sequences]`."""
@@ -102,19 +106,29 @@ class Sequences(Sequence[np.ndarray]):
         return np.concatenate([np.empty(0, np.int64), *chunks]).astype(np.int64)
 
 
+class FrameName(NamedTuple):
+    """What a frame is called: no two of a dataset share all three."""
+
+    source: str
+    scene: str
+    frame: str
+
+
 @dataclass(frozen=True)
 class SceneIndex:
     """A prepared dataset, opened for reading.
 
     Attributes:
-        directory: The dataset folder.
+        directory: The dataset folder, or the local copy of its tables.
         frames: The index, a row a frame (`FRAME_SCHEMA`).
         card: What `dataset.json` says.
+        shards: Where pixels and depth are read from.
     """
 
     directory: Path
     frames: pa.Table
     card: dict[str, Any]
+    shards: LocalShards | RemoteShards
 
     @classmethod
     def open(cls, directory: Path) -> "SceneIndex":
@@ -132,21 +146,45 @@ class SceneIndex:
         for name in INDEX_FILES:
             if not (directory / name).is_file():
                 raise UserError(f"{directory}: not a prepared dataset, it has no {name}; write one with `mum prepare`")
-        return cls(
-            directory, read_table(directory / "index.arrow"), json.loads((directory / "dataset.json").read_text())
-        )
+        return cls._with(directory, LocalShards(directory / "shards"))
+
+    @classmethod
+    def stream(cls, url: str, copies: LocalCopies) -> "SceneIndex":
+        """Open a dataset folder that was copied to S3 or another storage; its frames are read when they are drawn.
+
+        Args:
+            url: Of the folder.
+            copies: Where this machine keeps its tables, and as many of its frames as may be.
+
+        Returns:
+            The index.
+
+        Raises:
+            UserError: It cannot be read, or is no such folder.
+        """
+        tables = copied_tables(url, copies)
+        return cls._with(tables, RemoteShards(url, tables, copies))
+
+    @classmethod
+    def _with(cls, tables: Path, shards: LocalShards | RemoteShards) -> "SceneIndex":
+        return cls(tables, read_table(tables / "index.arrow"), json.loads((tables / CARD).read_text()), shards)
 
     @staticmethod
     def is_in(directory: Path) -> bool:
         """Whether a folder is such a dataset."""
         return all((directory / name).is_file() for name in INDEX_FILES)
 
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+    def __reduce__(self) -> tuple[Any, tuple[Path, LocalShards | RemoteShards]]:
         """Another process maps the same files instead of being sent them."""
-        return SceneIndex.open, (self.directory,)
+        return SceneIndex._with, (self.directory, self.shards)
 
     def __len__(self) -> int:
         return self.frames.num_rows
+
+    @property
+    def content_sha256(self) -> str:
+        """The digest of all that training and evaluation can see of it."""
+        return self.card["content_sha256"]
 
     def rows(self, split: str) -> np.ndarray:
         """Rows of a split's frames, int64."""
@@ -158,17 +196,38 @@ class SceneIndex:
 
     def image(self, row: int) -> np.ndarray:
         """The pixels of a frame, RGB uint8 `[H, W, 3]`."""
-        content = self._read(row, "image")
-        assert content is not None  # every frame has one
-        return decode_image(content)
+        return self.images([row])[0]
+
+    def images(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """The pixels of several frames, which are read from afar at once: RGB uint8 `[H, W, 3]` each."""
+        return [decode_image(content) for content in self.shards.read([self.place(row) for row in rows])]
+
+    def labels(self, rows: Sequence[int]) -> list[str]:
+        """`scene/frame` of several frames."""
+        return [f"{self._cell('scene', row)}/{self._cell('frame', row)}" for row in rows]
 
     def camera(self, row: int) -> Camera | None:
         """Intrinsics, pose and depth of a frame; None where any of them is unknown."""
         intrinsics, world2cam = self.intrinsics(row), self.world2cam(row)
         if intrinsics is None or world2cam is None:
             return None
-        content = self._read(row, "depth")
-        return None if content is None else Camera(intrinsics, world2cam, decode_depth(content))
+        depth = self.depth(row)
+        return None if depth is None else Camera(intrinsics, world2cam, depth)
+
+    def depth(self, row: int) -> np.ndarray | None:
+        """z-depth float32 `[H, W]`, 0 where unknown; None without any."""
+        if self._cell("depth_offset", row) is None:
+            return None
+        (content,) = self.shards.read([self.place(row, "depth")])
+        return decode_depth(content)
+
+    def shape(self, row: int) -> tuple[int, int]:
+        """Height and width of a frame's image in pixels."""
+        return self._cell("height", row), self._cell("width", row)
+
+    def name(self, row: int) -> FrameName:
+        """How a frame is called."""
+        return FrameName(*(self._cell(name, row) for name in FrameName._fields))
 
     def intrinsics(self, row: int) -> np.ndarray | None:
         """Camera matrix `[3, 3]` in pixels of the stored image, or None where unknown."""
@@ -207,13 +266,22 @@ class SceneIndex:
     def _cell(self, name: str, row: int) -> Any:
         return self.frames[name][int(row)].as_py()
 
-    def place(self, row: int, what: str = "image") -> tuple[Path, Extent] | None:
-        """The shard of a frame, and where in it its `image` or `depth` lies; None without any."""
-        offset, size = self._cell(f"{what}_offset", row), self._cell(f"{what}_size", row)
-        if offset is None:
-            return None
-        return self.directory / "shards" / self._cell("shard", row), Extent(offset, size)
+    def place(self, row: int, what: str = "image") -> tuple[str, Extent]:
+        """The shard of a frame, and where in it its `image` or `depth` lies."""
+        return self._cell("shard", row), Extent(self._cell(f"{what}_offset", row), self._cell(f"{what}_size", row))
 
-    def _read(self, row: int, what: str) -> bytes | None:
-        place = self.place(row, what)
-        return None if place is None else read_extent(*place)
+
+def open_dataset(place: str, copies: LocalCopies) -> SceneIndex:
+    """Open a prepared dataset, wherever it is.
+
+    Args:
+        place: A folder, or the URL of one.
+        copies: Where this machine keeps what it reads from a URL.
+
+    Returns:
+        The index.
+
+    Raises:
+        UserError: There is no dataset, or it cannot be read.
+    """
+    return SceneIndex.stream(place, copies) if is_url(place) else SceneIndex.open(Path(place))

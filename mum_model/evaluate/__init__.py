@@ -17,7 +17,9 @@ import torch
 from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
-from mum_model.data.scenes import SceneIndex
+from mum_model.data.remote import is_url
+from mum_model.data.scenes import SceneIndex, open_dataset
+from mum_model.data.streaming import LocalCopies
 from mum_model.errors import UserError
 from mum_model.evaluate.benchmarks import open_tasks
 from mum_model.evaluate.columns import COLUMNS
@@ -183,11 +185,17 @@ def _try_out(contestant: Contestant, size: int) -> None:
             f"encoder '{contestant.name}': {tokens.patches.shape[1]} tokens of an image of {size} pixels, "
             f"expected {expected}; only layers with a token for each patch can be judged"
         )
+    if not tokens.patches.half().isfinite().all():
+        raise UserError(
+            f"encoder '{contestant.name}': its features of a black image are not finite in half precision. Its weights "
+            "are damaged, or this layer is not normalised: take another encoder or layer"
+        )
 
 
 def _pretraining(cfg: DictConfig) -> SceneIndex | None:
-    folder = Path(cfg.paths.dataset)
-    return SceneIndex.open(folder) if SceneIndex.is_in(folder) else None
+    place = cfg.paths.dataset
+    there = is_url(place) or SceneIndex.is_in(Path(place))
+    return open_dataset(place, LocalCopies.of(cfg)) if there else None
 
 
 def ratios(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

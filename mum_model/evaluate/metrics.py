@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+NO_ESTIMATE = 180.0
+NO_BASELINE = 1e-6  # length of a pose's translation below which its direction is rounding
+
 
 def rotation_error(estimated: np.ndarray, true: np.ndarray) -> float:
     """Angle of the rotation that is left between two rotations.
@@ -34,6 +37,28 @@ def translation_error(estimated: np.ndarray, true: np.ndarray) -> float:
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(estimated, true)), np.dot(estimated, true))))
 
 
+def relative_pose_error(estimated: np.ndarray, true: np.ndarray) -> float:
+    """Error of a relative pose whose translation is known up to its length.
+
+    Args:
+        estimated: `[3, 4]`, its rotation proper.
+        true: `[3, 4]`.
+
+    Returns:
+        The larger of the errors of rotation and of the direction of translation, in degrees; 180 where the estimate is
+        not a number or does not move although the truth does. Where the camera only turned there is no direction, and
+        the error is that of the rotation.
+    """
+    if not np.isfinite(estimated).all():
+        return NO_ESTIMATE
+    turned = rotation_error(estimated[:, :3], true[:, :3])
+    if np.linalg.norm(true[:, 3]) < NO_BASELINE:
+        return turned
+    if not np.linalg.norm(estimated[:, 3]):
+        return NO_ESTIMATE
+    return max(turned, translation_error(estimated[:, 3], true[:, 3]))
+
+
 def area_under_recall(errors: Sequence[float], threshold: float) -> float:
     """Area under the curve of recall over the error, up to a threshold, as a share of the whole (SuperGlue's AUC@t).
 
@@ -44,9 +69,9 @@ def area_under_recall(errors: Sequence[float], threshold: float) -> float:
     Returns:
         0..1.
     """
-    count = len(errors)
-    found = np.sort(np.asarray([e for e in errors if e < threshold], float))
-    recall = np.arange(1, len(found) + 1) / count
+    every = np.asarray(errors, float)
+    found = np.sort(every[every < threshold])  # what is no number is below nothing
+    recall = np.arange(1, len(found) + 1) / len(every)
     x = np.concatenate([[0.0], found, [threshold]])
     y = np.concatenate([[0.0], recall, recall[-1:] if len(recall) else [0.0]])
     return float(np.trapezoid(y, x) / threshold)

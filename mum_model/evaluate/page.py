@@ -12,15 +12,19 @@ from mum_model.evaluate.classification import ClassificationTask
 from mum_model.evaluate.columns import INTERVAL, cell, column_of, numbers_of
 from mum_model.evaluate.depth import DepthTask
 from mum_model.evaluate.figures import Interval, draw_intervals, draw_series
+from mum_model.evaluate.multiview import MultiViewTask
 from mum_model.evaluate.pairs import PairTask
 from mum_model.evaluate.paper import PAPER
 from mum_model.evaluate.parts import EncoderCard, Part
+from mum_model.evaluate.pose_head import PoseHeadTask
 from mum_model.evaluate.scores import RESAMPLES, Scores
 from mum_model.evaluate.segmentation import SegmentationTask
 from mum_model.evaluate.task import Arrays, Picture, Task
 from mum_model.files import write_text
 
-TASKS: dict[str, type[Task]] = {task.kind: task for task in (PairTask, DepthTask, ClassificationTask, SegmentationTask)}
+TASKS: dict[str, type[Task]] = {
+    task.kind: task for task in (PairTask, PoseHeadTask, MultiViewTask, DepthTask, ClassificationTask, SegmentationTask)
+}
 """Kind of task -> what draws its pictures."""
 
 

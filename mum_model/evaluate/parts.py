@@ -29,6 +29,7 @@ from mum_model.files import write_json
 FORMAT = 1  # raise it when a part of before would be read wrongly, or its numbers mean something else
 LIST = "parts.json"
 PROTOCOL = ("size", "pairs", "overlap", "probe", "linear", "seeds")  # of `evaluate`: what decides every number
+TRAINED = ("multiview", "pose_head")  # kinds of tasks with settings of their own, under the same name
 
 Basis = Mapping[str, Any]
 
@@ -66,7 +67,7 @@ class TaskCard:
     """A task of a benchmark.
 
     Attributes:
-        kind: `pairs`, `depth`, `classification` or `segmentation`.
+        kind: `pairs`, `pose_head`, `multiview`, `depth`, `classification` or `segmentation`.
         name: In the report.
         about: What it was judged on.
     """
@@ -97,7 +98,8 @@ class BenchmarkCard:
         name, settings = tasks[0].benchmark, OmegaConf.to_container(cfg.evaluate, resolve=True)
         assert isinstance(settings, dict)
         own = {key: value for key, value in settings["benchmarks"][name].items() if key != "root"}
-        evaluate = {key: settings[key] for key in PROTOCOL} | {"benchmarks": {name: own}}
+        trained = [task.kind for task in tasks if task.kind in TRAINED]
+        evaluate = {key: settings[key] for key in (*PROTOCOL, *trained)} | {"benchmarks": {name: own}}
         content = sha256_of([task.content for task in tasks])
         basis = {"content": content, "seed": cfg.seed} | dict(_flat(evaluate, "evaluate."))
         return cls(name, basis, [TaskCard(task.kind, task.name, task.about) for task in tasks])

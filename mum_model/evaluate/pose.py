@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import poselib
 
-from mum_model.evaluate.metrics import rotation_error, translation_error
+from mum_model.evaluate.metrics import NO_ESTIMATE, relative_pose_error
 
 MAX_EPIPOLAR_ERROR = 2.0  # pixels at the evaluated resolution
-NO_ESTIMATE = 180.0
-NO_BASELINE = 1e-6  # of the length of a pose's translation: below it the direction is rounding
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,7 @@ def pose_error(matches_a: np.ndarray, matches_b: np.ndarray, pair: PosedPair, si
         side: Side of the evaluated images in pixels.
 
     Returns:
-        The larger of the errors of rotation and of the direction of translation, in degrees; 180 without an estimate.
-        Where the camera only turned there is no direction, and the error is that of the rotation.
+        In degrees, see `relative_pose_error`; 180 without an estimate.
     """
     if len(matches_a) < 5:
         return NO_ESTIMATE
@@ -50,12 +47,7 @@ def pose_error(matches_a: np.ndarray, matches_b: np.ndarray, pair: PosedPair, si
         {"max_epipolar_error": MAX_EPIPOLAR_ERROR, "seed": 0},
         {},
     )
-    if not np.isfinite(estimate.t).all() or not np.linalg.norm(estimate.t):
-        return NO_ESTIMATE
-    turned = rotation_error(estimate.R, pair.pose[:, :3])
-    if np.linalg.norm(pair.pose[:, 3]) < NO_BASELINE:
-        return turned
-    return max(turned, translation_error(estimate.t, pair.pose[:, 3]))
+    return relative_pose_error(np.column_stack([estimate.R, estimate.t]), pair.pose)
 
 
 def _camera(intrinsics: np.ndarray, side: int) -> dict[str, object]:

@@ -30,6 +30,8 @@ def mean_iou(counts: np.ndarray) -> float:
 
 STATISTICS: dict[str, Statistic] = {
     **{f"pose.auc{angle}": partial(_auc, threshold=angle) for angle in (5, 10, 20)},
+    **{f"pose_head.auc{angle}": partial(_auc, threshold=angle) for angle in (5, 10, 20)},
+    "multiview.auc30": partial(_auc, threshold=30),
     "segmentation.knn_miou": mean_iou,
     "segmentation.linear_miou": mean_iou,
 }

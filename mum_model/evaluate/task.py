@@ -46,13 +46,12 @@ class Task(Protocol):
     """A benchmark, ready to judge encoders on.
 
     Attributes:
-        kind: `pairs`, `depth`, `classification` or `segmentation`.
+        kind: `pairs`, `pose_head`, `multiview`, `depth`, `classification` or `segmentation`.
         benchmark: Name of the benchmark.
         name: Of the task, unique in an evaluation.
         test: The images that are tested on.
         groups: Scene of each unit, `[units]`.
         about: What it is judged on, for the report.
-        content: SHA-256 of the images, pairs and splits that it is judged on.
     """
 
     kind: str
@@ -61,7 +60,11 @@ class Task(Protocol):
     test: ImageSet
     groups: np.ndarray
     about: str
-    content: str
+
+    @property
+    def content(self) -> str:
+        """SHA-256 of the images, pairs and splits that it is judged on, and of those that anything is trained on."""
+        ...
 
     def judge(self, encoder: Encoder, store: FeatureStore, seed: int) -> Outcome:
         """Judge an encoder.

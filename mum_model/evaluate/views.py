@@ -219,6 +219,24 @@ def _true_match(views: Views, a: int, b: int, grid: PatchGrid) -> tuple[np.ndarr
     return target, covisible & inside
 
 
+def relative_truth(views: Views, a: int, b: int, relative: np.ndarray | None = None) -> np.ndarray | None:
+    """The pose that takes points of a's camera to b's.
+
+    Args:
+        views: The views.
+        a: Row of view a.
+        b: Row of view b.
+        relative: The pose where it is known by itself; else that of the two frames.
+
+    Returns:
+        `[3, 4]`; None where it is unknown.
+    """
+    if relative is not None:
+        return relative
+    pose_a, pose_b = views.frames.world2cam(a), views.frames.world2cam(b)
+    return None if pose_a is None or pose_b is None else relative_pose(pose_a, pose_b)
+
+
 def posed_pair(views: Views, a: int, b: int, relative: np.ndarray | None = None) -> PosedPair | None:
     """Intrinsics and relative pose of a pair, None where they are unknown.
 
@@ -231,9 +249,7 @@ def posed_pair(views: Views, a: int, b: int, relative: np.ndarray | None = None)
     Returns:
         The truth at the evaluated resolution.
     """
-    if relative is None:
-        pose_a, pose_b = views.frames.world2cam(a), views.frames.world2cam(b)
-        relative = None if pose_a is None or pose_b is None else relative_pose(pose_a, pose_b)
+    relative = relative_truth(views, a, b, relative)
     intrinsics_a, intrinsics_b = views.frames.intrinsics(a), views.frames.intrinsics(b)
     if relative is None or intrinsics_a is None or intrinsics_b is None:
         return None

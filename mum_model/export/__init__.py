@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from mum_model.data.scenes import SceneIndex
+from mum_model.data.scenes import open_dataset
+from mum_model.data.streaming import LocalCopies
 from mum_model.errors import UserError
 from mum_model.export.contract import input_contract
 from mum_model.export.matching import Pair, cropped, draw_pairs, end_point_error
-from mum_model.export.onnx_graph import GraphForm, require_open_graph, round_up, write_graph
+from mum_model.export.onnx_graph import GraphForm, open_dimensions, require_open_graph, round_up, write_graph
 from mum_model.export.provenance import described, provenance
+from mum_model.export.reconstruction import FILE_NAME, export_reconstruction
 from mum_model.export.variants import Variant, file_name, quantise_dynamically, quantise_statically
 from mum_model.export.verification import (
     Encoder,
@@ -39,14 +41,14 @@ def export(cfg: DictConfig) -> Path:
     """Export the encoder of a run to ONNX with batch, height and width left open, and verify every variant.
 
     Args:
-        cfg: Reads `<paths.run>/encoder`, `paths.dataset` (for variants in fewer bits), `export`, `machine.threads` and
-            `seed`; writes the folder `paths.export`.
+        cfg: Reads `<paths.run>/encoder`, `<paths.run>/model` (for `export.reconstruction`), `paths.dataset` (for
+            variants in fewer bits), `export`, `machine.threads` and `seed`; writes the folder `paths.export`.
 
     Returns:
-        The folder with `encoder.onnx`, a file for each further variant that is good enough, and `export.json`:
-        agreement and matching error by variant, what was refused and why, latency, files with their SHA-256, origin,
-        versions, and the input contract. An encoder above 1.5 GB keeps its weights beside the graph, since a protobuf
-        message ends at 2 GB.
+        The folder with `encoder.onnx`, a file for each further variant that is good enough, `reconstruction.onnx` where
+        wanted, and `export.json`: agreement and matching error by variant, what was refused and why, latency, files
+        with their SHA-256, origin, versions, and what each graph takes and gives. An encoder above 1.5 GB keeps its
+        weights beside the graph, since a protobuf message ends at 2 GB.
 
     Raises:
         UserError: There is no encoder, the graph is tied to one size, the float32 features differ from PyTorch's by
@@ -83,19 +85,25 @@ class _Export:
     def __init__(self, cfg: DictConfig, source: Path, folder: Path):
         self._settings, self._seed, self._folder, self._source = cfg.export, cfg.seed, folder, source
         encoder = load_encoder(source)
+        if encoder.rope is None:
+            raise UserError(
+                f"{source}: its positions are added to the tokens (model.absolute_positions, an ablation); only "
+                "encoders with RoPE are exported"
+            )
         self._contract = input_contract(encoder, cfg.export.input, cfg.export.blocks)
         self._patch_size: int = self._contract["patch_size"]
         self._reference = Reference(encoder, self._contract)
-        self._origin = provenance(Path(cfg.paths.run), Path(cfg.paths.dataset))
+        self._origin = provenance(Path(cfg.paths.run), cfg.paths.dataset)
         self._threads = torch.get_num_threads()
         self._images = noise(cfg.export.checks, self._patch_size, cfg.seed)
         self._reduced: list[Variant] = [variant for variant in cfg.export.variants if variant != "fp32"]
-        self._material = self._read_material(Path(cfg.paths.dataset)) if self._reduced else _Material([], [])
+        self._material = self._read_material(cfg) if self._reduced else _Material([], [])
 
     def write(self) -> dict[str, Any]:
         """Write and judge every variant; returns what `export.json` says."""
         self._trace("fp32", torch.float32)
-        require_open_graph(self._path("fp32"), self._contract)
+        described_input = self._contract["input"]
+        require_open_graph(self._path("fp32"), {described_input["name"]: open_dimensions(described_input)})
         graph = self._open("fp32")
         require_parity(self._reference, graph, self._images, self._settings.max_abs_difference)
         facts: dict[Variant, dict[str, Any]] = {"fp32": self._facts("fp32", graph)}
@@ -111,9 +119,11 @@ class _Export:
                 logger.warning("%s is left out: %s", variant, reason)
                 refused[variant] = reason
                 self._remove(variant)
+        reconstruction = self._reconstruction() if self._settings.reconstruction else None
         return {
             "variants": facts,
             "refused": refused,
+            "reconstruction": reconstruction,
             "files": [described(file) for file in sorted(self._folder.iterdir())],
             **self._origin,
             "opset": self._settings.opset,
@@ -123,13 +133,13 @@ class _Export:
             "contract": self._contract,
         }
 
-    def _read_material(self, dataset: Path) -> _Material:
-        index, settings = SceneIndex.open(dataset), self._settings
+    def _read_material(self, cfg: DictConfig) -> _Material:
+        index, settings = open_dataset(cfg.paths.dataset, LocalCopies.of(cfg)), self._settings
         rows = np.random.default_rng(self._seed).permutation(index.rows("train"))[: settings.calibration_images]
         views = [cropped(index.image(row), self._patch_size)[np.newaxis] for row in rows]
         pairs = draw_pairs(index, self._patch_size, settings.pairs, self._seed)
         if not pairs:
-            logger.warning("%s has no known matches: variants are judged by their cosine alone", dataset)
+            logger.warning("%s has no known matches: variants are judged by their cosine alone", index.directory)
         return _Material(views, pairs)
 
     def _path(self, variant: Variant) -> Path:
@@ -138,11 +148,18 @@ class _Export:
     def _open(self, variant: Variant) -> OnnxGraph:
         return OnnxGraph(self._path(variant), self._contract, self._threads)
 
+    def _form(self, dtype: torch.dtype) -> GraphForm:
+        return GraphForm(self._settings.opset, self._settings.operators, self._settings.trace_size, dtype)
+
+    def _reconstruction(self) -> dict[str, Any]:
+        form, limit = self._form(torch.float32), self._settings.max_abs_difference
+        source, path = self._source.with_name("model"), self._folder / FILE_NAME
+        return export_reconstruction(source, path, form, self._images, limit, self._threads, self._origin)
+
     def _trace(self, variant: Variant, dtype: torch.dtype) -> None:
-        form = GraphForm(self._settings.opset, self._settings.operators, self._settings.trace_size, dtype)
         # Tracing changes the encoder it gets, so it is another copy than the reference.
         encoder = load_encoder(self._source)
-        write_graph(encoder, self._path(variant), self._contract, form, self._origin)
+        write_graph(encoder, self._path(variant), self._contract, self._form(dtype), self._origin)
 
     def _write_reduced(self, variant: Variant) -> None:
         if variant == "fp16":

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from mum_model.errors import UserError
 from mum_model.model.encoder import Eva
+from mum_model.model.mum import MuM
 
 Input = Literal["float32", "uint8"]
 """Normalised images, or pixels that the graph normalises itself."""
@@ -41,6 +42,34 @@ def input_contract(encoder: Eva, kind: Input, blocks: Sequence[int] = ()) -> dic
                 _output(f"block_{i}", ["N", "L", width], f"patch tokens after block {i} and the final norm; {grid}")
                 for i in sorted(set(blocks))
             ),
+        ],
+    }
+
+
+def reconstruction_contract(model: MuM) -> dict[str, Any]:
+    """State what the graph of a whole model takes and gives.
+
+    Args:
+        model: The model.
+
+    Returns:
+        What JSON can hold: `patch_size`, `inputs` and `outputs`, in the order of the graph. S are the views of one
+        scene, K the patches that are seen of each, L = H/P * W/P all of them.
+    """
+    patch_size = model.config.patch_size
+    pixels = {**_INPUTS["uint8"], "shape": ["S", "H", "W", 3], "channels": "RGB", **_normalisation(model.encoder)}
+    seen = "indices of the patches that the encoder sees of each view, row by row; the others are predicted"
+    predicted = "normalised pixels of every patch, by row, column and channel, as the training's loss compares them"
+    shown = "the views, hidden patches replaced by predicted ones, with the true mean and deviation of each patch"
+    return {
+        "patch_size": patch_size,
+        "inputs": [
+            {**pixels, "sides_multiple_of": patch_size},
+            {"name": "visible", "dtype": "int64", "shape": ["S", "K"], "meaning": seen},
+        ],
+        "outputs": [
+            _output("prediction", ["S", "L", 3 * patch_size**2], predicted),
+            {**_output("reconstruction", ["S", "H", "W", 3], shown), "dtype": "uint8"},
         ],
     }
 

@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import onnx
 import torch
@@ -37,51 +38,62 @@ class GraphForm:
     dtype: torch.dtype = torch.float32
 
 
-class _OpenRotation(nn.Module):
+class OpenRotation(nn.Module):
     """DINOv3's axial RoPE for a grid whose size is known only when the graph runs.
 
     timm divides the coordinates by `float(side)`, which `torch.export` freezes into a constant without a word: such a
     graph runs at every size and is right only at the one it was traced with. Dividing by the symbolic side stays open.
     """
 
-    def __init__(self, rope: nn.Module, prefix_tokens: int, dtype: torch.dtype):
+    def __init__(self, rope: nn.Module):
         super().__init__()
         self._periods = rope.get_buffer("periods").float()  # no buffer: angles stay float32 in a half-precision graph
-        self._prefix_tokens = prefix_tokens
-        self._dtype = dtype
 
-    def get_embed(self, shape: tuple[int, int]) -> Tensor:
-        """Cosine and sine of every token, `[2, prefix + rows * columns, head_dim / 2]`; prefix tokens do not turn.
+    def get_embed(self, shape: Sequence[int]) -> Tensor:
+        """Sine and cosine of every patch as timm lays them out, each twice: `[rows * columns, 2 * head_dim]`.
 
         Patch centres lie on -1..1 along each axis (DINOv3, https://arxiv.org/abs/2508.10104).
         """
         axes = [2 * ((torch.arange(side, dtype=torch.float32) + 0.5) / side) - 1 for side in shape]
         centres = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
         angles = (2 * math.pi * centres[:, :, None] / self._periods).flatten(1)
-        angles = F.pad(angles, (0, 0, self._prefix_tokens, 0))
-        return torch.stack([angles.cos(), angles.sin()]).to(self._dtype)
+        sine, cosine = angles.sin(), angles.cos()
+        return torch.cat([sine, sine, cosine, cosine], dim=-1)
 
 
-class _Attention(nn.Module):
+class FusedAttention(nn.Module):
     """timm's attention with rotation and mixing as one operator each, which no optimiser has to find first."""
 
     def __init__(self, attention: Any, operators: Operators):
         super().__init__()
         self.qkv, self.proj = attention.qkv, attention.proj
         self._heads, self._scale = attention.num_heads, attention.scale
+        self._prefix_tokens = attention.num_prefix_tokens
         self._operators = operators
 
     def forward(self, x: Tensor, rope: Tensor, **_: Any) -> Tensor:
+        """Attend among tokens `[N, T, D]`, turned by timm's `rope` (`OpenRotation`), which may differ by N."""
         query, key, value = self.qkv(x).chunk(3, dim=-1)
-        query, key = (self._rotate(part, *rope) for part in (query, key))
+        sine, cosine = (part.chunk(2, dim=-1)[0].to(x.dtype) for part in rope.chunk(2, dim=-1))
+        # Prefix tokens do not turn.
+        sine = F.pad(sine, (0, 0, self._prefix_tokens, 0))
+        cosine = F.pad(cosine, (0, 0, self._prefix_tokens, 0), value=1.0)
+        query, key = (self._rotate(part, cosine, sine) for part in (query, key))
         return self.proj(self._mix(query, key, value))
 
     def _rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """Turn tokens `[N, T, D]` by a table for all, `[T, half]`, or by one for each, `[N, 1, T, half]`."""
+        one_for_each = cosine.ndim > 2
         if self._operators == "standard":
+            if one_for_each:
+                cosine, sine = cosine.squeeze(1), sine.squeeze(1)
             caches = (cache.expand(x.shape[0], -1, -1) for cache in (cosine, sine))
             return torch.onnx.ops.rotary_embedding(x, *caches, num_heads=self._heads)
-        first_position = torch.zeros(1, dtype=torch.int64)
-        return _contributed("RotaryEmbedding", (x, first_position, cosine, sine), x, num_heads=self._heads)
+        positions = torch.zeros(1, dtype=torch.int64)  # of the first token
+        if one_for_each:  # this operator knows one table only: they follow each other in it
+            positions = torch.arange(x.shape[0] * x.shape[1]).reshape(x.shape[0], x.shape[1])
+            cosine, sine = cosine.flatten(0, 2), sine.flatten(0, 2)
+        return _contributed("RotaryEmbedding", (x, positions, cosine, sine), x, num_heads=self._heads)
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if self._operators == "standard":
@@ -98,24 +110,51 @@ def _contributed(name: str, inputs: tuple[Tensor, ...], like: Tensor, **attribut
     )
 
 
+def open_up(network: Any, blocks: Iterable[Any], operators: Operators) -> None:
+    """Replace what ties a network to the size that it is traced with, and what no runtime would fuse.
+
+    Args:
+        network: Has timm's `rope`.
+        blocks: timm's, with an attention in `attn` each.
+        operators: Whose.
+    """
+    network.rope = OpenRotation(network.rope)
+    for block in blocks:
+        block.attn = FusedAttention(block.attn, operators)
+
+
+class Normalisation(nn.Module):
+    """From the contract's images to normalised float32 `[N, 3, H, W]`."""
+
+    def __init__(self, images: Mapping[str, Any]):
+        super().__init__()
+        self._is_pixels = images["dtype"] == "uint8"
+        self._mean, self._std = (torch.tensor(images[name]).reshape(3, 1, 1) for name in ("mean", "std"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise, where that has not been done."""
+        return (images.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std if self._is_pixels else images
+
+    def undone(self, images: Tensor) -> Tensor:
+        """Pixels, uint8 `[N, H, W, 3]`, of normalised images."""
+        pixels = ((images * self._std + self._mean) * 255).round().clamp(0, 255)
+        return pixels.to(torch.uint8).permute(0, 2, 3, 1)
+
+
 class _Features(nn.Module):
     """From the contract's input to its outputs."""
 
     def __init__(self, encoder: Eva, contract: Mapping[str, Any], form: GraphForm):
         super().__init__()
-        encoder.rope = _OpenRotation(encoder.rope, encoder.num_prefix_tokens, form.dtype)
-        for block in encoder.blocks:
-            block.attn = _Attention(block.attn, form.operators)
+        open_up(encoder, encoder.blocks, form.operators)
         self.encoder = encoder.to(form.dtype)
         self._dtype = form.dtype
-        self._is_pixels = contract["input"]["dtype"] == "uint8"
-        self._mean, self._std = (torch.tensor(contract["input"][name]).reshape(3, 1, 1) for name in ("mean", "std"))
+        self._normalisation = Normalisation(contract["input"])
         self._blocks = output_blocks(contract)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        if self._is_pixels:
-            images = (images.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-        return tuple(output.float() for output in features(self.encoder, images.to(self._dtype), self._blocks))
+        images = self._normalisation(images).to(self._dtype)
+        return tuple(output.float() for output in features(self.encoder, images, self._blocks))
 
 
 def features(encoder: Eva, images: Tensor, blocks: Sequence[int]) -> tuple[Tensor, ...]:
@@ -153,47 +192,82 @@ def write_graph(
     # Batch above one and unequal sides, so that no two dimensions can be taken for the same, or for a constant 1.
     sizes = {"N": 2, 3: 3, "H": side, "W": side + patch}
     example = torch.zeros([sizes[size] for size in described["shape"]], dtype=getattr(torch, described["dtype"]))
-    program = torch.onnx.export(
-        _Features(encoder, contract, form).eval(),
-        (example,),
-        dynamo=True,
-        verbose=False,
-        opset_version=form.opset,
-        input_names=[described["name"]],
-        output_names=[output["name"] for output in contract["outputs"]],
-        dynamic_shapes={"images": open_dimensions(contract)},
-    )
+    names = GraphNames([described["name"]], [output["name"] for output in contract["outputs"]])
+    module, shapes = _Features(encoder, contract, form), {"images": open_dimensions(described)}
+    save_graph(module, (example,), shapes, path, form.opset, names, {"contract": contract, **metadata})
+
+
+class GraphNames(NamedTuple):
+    """Names of a graph's inputs and outputs, in their order."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+
+def save_graph(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    open_shapes: Mapping[str, Any],
+    path: Path,
+    opset: int,
+    names: GraphNames,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Trace a module and write it as ONNX.
+
+    Args:
+        module: What to trace.
+        example: Its arguments.
+        open_shapes: Parameter of its `forward` -> axis -> the open dimension there.
+        path: The file to write; weights above 1.5 GB go beside it.
+        opset: Version of the ONNX operators.
+        names: Of inputs and outputs.
+        metadata: For the file's `metadata_props`; each value is stored as JSON.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name")  # two inputs may well share a dimension
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=names.inputs,
+            output_names=names.outputs,
+            dynamic_shapes=dict(open_shapes),
+        )
     assert program is not None
     for node in program.model.graph:
         node.metadata_props.clear()  # stack traces: they name folders of this machine and change the file's hash
-    for name, value in {"contract": contract, **metadata}.items():
+    for name, value in metadata.items():
         program.model.metadata_props[name] = json.dumps(value)
     program.save(path)
 
 
-def open_dimensions(contract: Mapping[str, Any]) -> dict[int, str]:
-    """Axis -> letter of the input's dimensions that take any size."""
-    return {axis: size for axis, size in enumerate(contract["input"]["shape"]) if isinstance(size, str)}
+def open_dimensions(described: Mapping[str, Any]) -> dict[int, str]:
+    """Axis -> letter of the dimensions of a contract's input that take any size."""
+    return {axis: size for axis, size in enumerate(described["shape"]) if isinstance(size, str)}
 
 
-def require_open_graph(path: Path, contract: Mapping[str, Any]) -> None:
+def require_open_graph(path: Path, open_shapes: Mapping[str, Mapping[int, str]]) -> None:
     """Refuse a graph that takes one size only, or decides by size which nodes run.
 
     This sees what the file declares; constants that stand for a size show only in the comparison with PyTorch.
 
     Args:
         path: The ONNX file.
-        contract: From `input_contract`.
+        open_shapes: Input -> axis -> letter of a dimension that takes any size.
 
     Raises:
-        UserError: The input's batch, height or width is fixed, or there is an `If` node.
+        UserError: One of them is fixed, or there is an `If` node.
     """
     graph = onnx.load(path, load_external_data=False).graph
-    dimensions = graph.input[0].type.tensor_type.shape.dim
+    inputs = {one.name: one.type.tensor_type.shape.dim for one in graph.input}
     fixed = [
-        f"{name}={dimensions[axis].dim_value}"
-        for axis, name in open_dimensions(contract).items()
-        if not dimensions[axis].dim_param
+        f"{letter}={inputs[name][axis].dim_value}"
+        for name, dimensions in open_shapes.items()
+        for axis, letter in dimensions.items()
+        if not inputs[name][axis].dim_param
     ]
     if fixed:
         raise UserError(f"{path.name}: the exported graph fixed {', '.join(fixed)}; use the pinned torch and timm")

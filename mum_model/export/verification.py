@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime
@@ -55,9 +55,7 @@ class OnnxGraph:
             contract: From `input_contract`.
             threads: Threads of one operator.
         """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
         self._contract = contract
 
     def __call__(self, pixels: np.ndarray) -> Features:
@@ -98,6 +96,13 @@ class Reference:
         return exact
 
 
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """With so many threads for one operator."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return options
+
+
 def graph_input(pixels: np.ndarray, contract: Mapping[str, Any]) -> np.ndarray:
     """What the graph takes for RGB uint8 pixels `[N, H, W, 3]`: themselves, or normalised float32 `[N, 3, H, W]`."""
     described = contract["input"]
@@ -123,17 +128,30 @@ def noise(sizes: Iterable[Sequence[int]], patch_size: int, seed: int) -> list[np
     return [generator.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
 
 
-def require_parity(reference: Reference, graph: OnnxGraph, images: Iterable[np.ndarray], limit: float) -> None:
-    """Refuse a float32 graph that is not PyTorch's encoder.
+class Exact(Protocol):
+    """A network in PyTorch that can be asked for more exact numbers."""
 
-    An encoder can magnify rounding so much that float32 itself is not as exact as the limit. Then, and only then, the
+    def __call__(self, pixels: np.ndarray) -> Features:
+        """Outputs for RGB uint8 pixels `[N, H, W, 3]`."""
+        ...
+
+    @property
+    def in_double(self) -> Encoder:
+        """The same in float64."""
+        ...
+
+
+def require_parity(reference: Exact, graph: Encoder, images: Iterable[np.ndarray], limit: float) -> None:
+    """Refuse a float32 graph that is not PyTorch's network.
+
+    A network can magnify rounding so much that float32 itself is not as exact as the limit. Then, and only then, the
     graph may differ from PyTorch by twice what PyTorch in float32 differs from PyTorch in float64.
 
     Args:
-        reference: The encoder in PyTorch, float32.
+        reference: The network in PyTorch, float32.
         graph: Its exported graph, float32.
         images: Pixels, RGB uint8 `[N, H, W, 3]` each.
-        limit: Largest difference of any number that is accepted; features are layer-normed, so of order one.
+        limit: Largest difference of any number that is accepted; features and predicted pixels are of order one.
 
     Raises:
         UserError: A difference is above the limit or not a number.
@@ -152,11 +170,11 @@ def require_parity(reference: Reference, graph: OnnxGraph, images: Iterable[np.n
             )
 
 
-def measured_agreement(reference: Reference, graph: OnnxGraph, images: Iterable[np.ndarray]) -> dict[str, Any]:
+def measured_agreement(reference: Encoder, graph: Encoder, images: Iterable[np.ndarray]) -> dict[str, Any]:
     """Compare a graph with PyTorch.
 
     Args:
-        reference: The encoder in PyTorch, float32.
+        reference: The network in PyTorch, float32.
         graph: Its exported graph, of any precision.
         images: Pixels, RGB uint8 `[N, H, W, 3]` each.
 

@@ -5,18 +5,21 @@ own key names, and what is trained here loads in a timm that has never heard of 
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import LayerNorm
+from timm.layers import LayerNorm, resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.eva import Eva, checkpoint_filter_fn
+from timm.models.eva import Eva, EvaBlock, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from mum_model.model.alternating import attend_scenes, unrotated
 from mum_model.model.masking import select
+from mum_model.model.scenes import SceneAttention, SceneLayout
 
 ENCODER_SIZES: dict[str, dict[str, int]] = {
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
@@ -116,7 +119,9 @@ def mum_vit_huge_patch16(pretrained: bool = False, **kwargs: Any) -> Eva:
     return _encoder("huge", pretrained, **kwargs)
 
 
-def encode_visible(encoder: Eva, patches: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
+def encode_visible(
+    encoder: Eva, patches: Tensor, visible: Tensor, grid: tuple[int, int], scenes: SceneLayout
+) -> Tensor:
     """Encode the visible patches of each view alone; the masked ones are never computed.
 
     Args:
@@ -124,16 +129,35 @@ def encode_visible(encoder: Eva, patches: Tensor, visible: Tensor, grid: tuple[i
         patches: Pixels of every patch, `[N, L, P*P*3]` in the order of `patchify`.
         visible: Indices of the visible patches, int64 `[N, K]`, each in `0..L-1`.
         grid: Rows and columns of the patch grid, `L = rows * columns`.
+        scenes: Which of the N views make a scene; read only where `ablations.let_views_communicate` was.
 
     Returns:
         Final-normed tokens `[N, 1 + K, D]`, the CLS token first.
     """
     pixels = embed_patches(encoder, select(patches, visible))
-    tokens = torch.cat([encoder.cls_token.expand(len(pixels), -1, -1), pixels], dim=1)
-    rope = encoder.rope.get_embed(shape=list(grid))[visible].unsqueeze(1)  # [N, 1, K, 2 * head_dim]
+    tokens = torch.cat([encoder.cls_token.expand(pixels.shape[0], -1, -1), pixels], dim=1)
+    rope = None
+    if encoder.rope is not None:
+        rope = encoder.rope.get_embed(shape=list(grid))[visible]  # [N, K, 2 * head_dim]
+    else:
+        tokens = tokens + _added_positions(encoder, visible, grid)
     for block in encoder.blocks:
-        tokens = block(tokens, rope=rope)
+        if isinstance(block.attn, SceneAttention):
+            tokens = attend_scenes(block, tokens, _with_cls(rope), scenes)
+        else:
+            tokens = block(tokens, rope=None if rope is None else rope.unsqueeze(1))
     return encoder.norm(tokens)
+
+
+def _added_positions(encoder: Eva, visible: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Of CLS and visible patches `[N, 1 + K, D]`, resampled where timm would."""
+    table = resample_abs_pos_embed(encoder.pos_embed, new_size=list(grid), old_size=encoder.patch_embed.grid_size)[0]
+    return torch.cat([table[:1].expand(len(visible), -1, -1), table[1:][visible]], dim=1)
+
+
+def _with_cls(rope: Tensor | None) -> Tensor | None:
+    """The rotations of all tokens of all views in a row, `[N * (1 + K), 2 * head_dim]`; CLS is not rotated."""
+    return None if rope is None else torch.cat([unrotated(rope[:, :1]), rope], dim=1).flatten(0, 1)
 
 
 def embed_patches(encoder: Eva, patches: Tensor) -> Tensor:
@@ -152,6 +176,11 @@ def embed_patches(encoder: Eva, patches: Tensor) -> Tensor:
     projection = encoder.patch_embed.proj
     weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # channel fastest, as in patchify
     return F.linear(patches.to(weight.dtype), weight, projection.bias)
+
+
+def transformer_blocks(model: nn.Module) -> Iterator[EvaBlock]:
+    """All transformer blocks of a model, encoder and whatever follows it, in the order in which they were built."""
+    yield from (module for module in model.modules() if isinstance(module, EvaBlock))
 
 
 @torch.no_grad()

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from mum_model.errors import UserError
 from mum_model.files import written_whole
+from mum_model.model.ablations import position_arguments
 from mum_model.model.encoder import ENCODER_ARGUMENTS
+from mum_model.model.multiview import MultiViewConfig, MultiViewModel
 from mum_model.model.mum import MuM, MuMConfig
 
 DECODER_KEYS = {
@@ -51,6 +53,8 @@ def reference_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """
     if isinstance(model, MuM):
         state = {_reference_key(key): value for key, value in model.state_dict().items()}
+        if model.decoder.rope is None:
+            return state
         periods = {
             "rope_embed.periods": model.encoder.rope.periods.clone(),
             "rope_embed_decoder.periods": model.decoder.rope.periods.clone(),
@@ -103,6 +107,7 @@ def save_encoder(encoder: Eva, directory: Path, pretrained_cfg: Mapping[str, Any
         "global_pool": "",
         "model_args": {
             **ENCODER_ARGUMENTS,
+            **position_arguments(None if encoder.rope is not None else encoder.patch_embed.img_size[0]),
             "patch_size": encoder.patch_embed.patch_size[0],
             "embed_dim": encoder.embed_dim,
             "depth": len(encoder.blocks),
@@ -164,11 +169,60 @@ def load_mum(directory: Path) -> MuM:
         The model in evaluation mode, float32, on the CPU.
 
     Raises:
-        UserError: A file is missing, or the weights do not fit the configuration.
+        UserError: A file is missing, it is another kind of model, or the weights do not fit the configuration.
     """
     _require_files(directory, "a model")
-    model = MuM(MuMConfig(**json.loads((directory / "config.json").read_text())))
+    try:
+        config = MuMConfig(**json.loads((directory / "config.json").read_text()))
+    except TypeError as error:
+        raise UserError(
+            f"{directory}: its config.json is not that of a MuM ({error}); of a run with another objective the encoder "
+            "alone can be taken, as timm/local-dir:RUN/encoder"
+        ) from error
+    model = MuM(config)
     load_reference_state_dict(model, load_file(directory / "model.safetensors"))
+    return model.eval()
+
+
+def save_multiview(model: MultiViewModel, directory: Path, mum: MuMConfig | None = None) -> Path:
+    """Write a multi-view model, without the encoder whose tokens it reads.
+
+    Args:
+        model: The model.
+        directory: Where `model.safetensors` and `config.json` go; replaced whole.
+        mum: The shape of the MuM whose encoder it reads, to be noted beside its own.
+
+    Returns:
+        The directory.
+    """
+    encoder = {} if mum is None else {"mum": asdict(mum)}
+    return _save(directory, model.state_dict(), {"multiview": asdict(model.config), **encoder})
+
+
+def load_multiview(directory: Path) -> MultiViewModel:
+    """Load a multi-view model that `save_multiview` wrote.
+
+    Args:
+        directory: The folder with `model.safetensors` and `config.json`.
+
+    Returns:
+        The model in evaluation mode, float32, on the CPU.
+
+    Raises:
+        UserError: A file is missing, is of another kind of model, or the weights do not fit the configuration.
+    """
+    _require_files(directory, "a multi-view model")
+    config = json.loads((directory / "config.json").read_text()).get("multiview")
+    if config is None:
+        raise UserError(
+            f"{directory}: its config.json has no 'multiview'; expected a multi-view model, as "
+            "`save_multiview` writes it"
+        )
+    model = MultiViewModel(MultiViewConfig(**config))
+    weights = load_file(directory / "model.safetensors")
+    if problems := _differences(model.state_dict(), weights):
+        raise UserError(f"{directory}: the weights do not fit its config.json: " + "; ".join(problems))
+    model.load_state_dict(weights)
     return model.eval()
 
 

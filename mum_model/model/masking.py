@@ -75,8 +75,8 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
     """
     rows, columns = grid
     p = patch_size
-    cut = patches.reshape(len(patches), rows, columns, p, p, 3)
-    return cut.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, rows * p, columns * p)
+    cut = patches.reshape(patches.shape[0], rows, columns, p, p, 3)
+    return cut.permute(0, 5, 1, 3, 2, 4).reshape(patches.shape[0], 3, rows * p, columns * p)
 
 
 def normalise_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:

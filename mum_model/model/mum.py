@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mum_model.errors import UserError
+from mum_model.model.ablations import fix_positions, let_views_communicate, position_arguments
 from mum_model.model.decoder import MultiViewDecoder
 from mum_model.model.encoder import DEFAULT_LAYER_NORM_EPS, ENCODER_SIZES, encode_visible, initialise
 from mum_model.model.masking import PatchMask, normalise_patches, patchify, select, uniform_mask
@@ -29,6 +30,11 @@ class MuMConfig:
         layer_norm_eps: Epsilon of every LayerNorm.
         reference_view: Whether the first view of each scene of several is seen whole and not predicted, as CroCo does
             and MuM does not: an ablation of the paper. A single view is masked in any case.
+        encoder_communication: Whether every second block of the encoder attends over the visible patches of all views
+            of the scene: an ablation of the paper.
+        absolute_positions: Side in pixels of square views whose positions are added to the tokens of encoder and
+            decoder as MAE does, by fixed sines and cosines, instead of RoPE: an ablation of the paper. Views of
+            another size get the encoder's positions resampled, as in timm. None for RoPE.
     """
 
     encoder_dim: int
@@ -40,6 +46,8 @@ class MuMConfig:
     patch_size: int = 16
     layer_norm_eps: float = DEFAULT_LAYER_NORM_EPS
     reference_view: bool = False
+    encoder_communication: bool = False
+    absolute_positions: int | None = None
 
     def __post_init__(self) -> None:
         for part in ("encoder", "decoder"):
@@ -53,6 +61,16 @@ class MuMConfig:
             raise UserError(
                 f"model.decoder_depth={self.decoder_depth}: must be even, "
                 "since frame-wise and global blocks come in pairs"
+            )
+        if self.absolute_positions is not None and self.absolute_positions % self.patch_size:
+            raise UserError(
+                f"model.absolute_positions={self.absolute_positions}: the side of the views, "
+                f"a multiple of model.patch_size={self.patch_size}"
+            )
+        if self.reference_view and self.encoder_communication:
+            raise UserError(
+                "model.reference_view and model.encoder_communication: one at a time, "
+                "since a reference has more visible patches than the views it would communicate with"
             )
 
 
@@ -110,7 +128,12 @@ class MuM(nn.Module):
             num_heads=config.encoder_heads,
             patch_size=config.patch_size,
             layer_norm_eps=config.layer_norm_eps,
+            **position_arguments(config.absolute_positions),
         )
+        if config.absolute_positions is not None:
+            fix_positions(self.encoder)
+        if config.encoder_communication:
+            let_views_communicate(self.encoder)
         self.decoder = MultiViewDecoder(
             encoder_dim=config.encoder_dim,
             dim=config.decoder_dim,
@@ -118,6 +141,7 @@ class MuM(nn.Module):
             heads=config.decoder_heads,
             patch_size=config.patch_size,
             layer_norm_eps=config.layer_norm_eps,
+            rotary=config.absolute_positions is None,
         )
         initialise(self)
 
@@ -198,7 +222,7 @@ class MuM(nn.Module):
         if self.config.reference_view:
             filled = self._encode_beside_references(patches, mask, scenes, grid)
         else:
-            encoded = encode_visible(self.encoder, patches, mask.visible, grid)
+            encoded = encode_visible(self.encoder, patches, mask.visible, grid, scenes)
             filled = self.decoder.fill_in(encoded, mask.visible, grid)
         return patches, mask, self.decoder(filled, scenes, grid)
 
@@ -212,7 +236,9 @@ class MuM(nn.Module):
             scenes.others: mask.visible[list(scenes.others)],
         }
         parts = [
-            self.decoder.fill_in(encode_visible(self.encoder, patches[list(views)], visible, grid), visible, grid)
+            self.decoder.fill_in(
+                encode_visible(self.encoder, patches[list(views)], visible, grid, scenes), visible, grid
+            )
             for views, visible in seen.items()
             if views
         ]

@@ -15,6 +15,10 @@ from timm.layers.attention import AttentionRope
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+LONG_ON_CPU = 512
+"""Tokens above which torch's fused attention is no slower on a CPU than plain products: below, its backward pass in
+bf16 takes two to forty times as long (ViT-S, AVX-512)."""
+
 
 @dataclass(frozen=True)
 class SceneLayout:
@@ -49,6 +53,12 @@ class SceneLayout:
         return SceneLayout(self.views, self.longest, self.starts.to(device, non_blocking=True))
 
     @property
+    def reference(self) -> Tensor:
+        """The first view of the scene of each view, int64 `[frames]`."""
+        views = torch.tensor(self.views, device=self.starts.device)
+        return self.starts[: len(views)].long().repeat_interleave(views, output_size=sum(self.views))
+
+    @property
     def references(self) -> tuple[int, ...]:
         """The first view of every scene of several."""
         return tuple(end - views for end, views in zip(accumulate(self.views), self.views, strict=True) if views > 1)
@@ -67,7 +77,7 @@ class SceneLayout:
 class SceneAttention(AttentionRope):
     """timm's rotary attention over packed scenes: each token attends to all tokens of its own scene.
 
-    The parameters are those of timm's class, under the same names.
+    The parameters are those of timm's class, under the same names; not told of scenes, it is timm's own.
     """
 
     def forward(
@@ -77,18 +87,20 @@ class SceneAttention(AttentionRope):
 
         Args:
             x: Tokens of all views of all scenes, `[1, N * tokens, D]`, all views with as many tokens.
-            rope: Sine and cosine of every token, `[N * tokens, 2 * head_dim]`.
+            rope: Sine and cosine of every token, `[N * tokens, 2 * head_dim]`; None rotates none.
             attn_mask: The scenes, in the place where timm's block passes a mask on.
             is_causal: Not used; timm's block passes it.
 
         Returns:
             `[1, N * tokens, D]`.
         """
-        assert attn_mask is not None
-        assert rope is not None
+        if attn_mask is None:
+            return super().forward(x, rope=rope)
         q, k, v = self.qkv(x[0]).unflatten(-1, (3, self.num_heads, -1)).unbind(1)  # each [N * tokens, heads, head_dim]
-        rotation = rope.unsqueeze(1)
-        q, k = (apply_rot_embed_cat(t, rotation, half=self.rotate_half).type_as(v) for t in (q, k))
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            rotation = rope.unsqueeze(1)
+            q, k = (apply_rot_embed_cat(t, rotation, half=self.rotate_half).type_as(v) for t in (q, k))
         attend = _attend_by_flash if x.is_cuda else _attend_by_runs
         return self.proj(attend(q, k, v, attn_mask).flatten(1)).unsqueeze(0)
 
@@ -112,5 +124,9 @@ def _attend_by_runs(q: Tensor, k: Tensor, v: Tensor, scenes: SceneLayout) -> Ten
 
 
 def _attend_batched(q: Tensor, k: Tensor, v: Tensor, scenes: int) -> Tensor:
-    batched = [t.unflatten(0, (scenes, -1)).transpose(1, 2) for t in (q, k, v)]
-    return F.scaled_dot_product_attention(*batched).transpose(1, 2).flatten(0, 1)
+    q, k, v = (t.unflatten(0, (scenes, -1)).transpose(1, 2) for t in (q, k, v))
+    if q.shape[-2] > LONG_ON_CPU:
+        together = F.scaled_dot_product_attention(q, k, v)
+    else:
+        together = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1) @ v
+    return together.transpose(1, 2).flatten(0, 1)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig
 from mum_model.data.captures import Refusal
 from mum_model.data.scenes import SPLITS
 from mum_model.data.shards import Extent, decode_image, encode_image, read_once
-from mum_model.files import write_json, write_text
+from mum_model.files import file_sha256, write_json, write_text
 from mum_model.prepare.splits import Splits
 from mum_model.prepare.work import WrittenScene, read_record
 
@@ -50,6 +50,7 @@ def write_card(
         "test_only": _test_only(scenes, splits, data.splits.test_only),
         "about_sources": {name: about(name) for name in counts["sources"]},
         "stored": {"short_side": data.short_side, "jpeg_quality": data.jpeg_quality},
+        "tables": {path.name: file_sha256(path) for path in sorted(folder.glob("*.arrow"))},
         "refused": [asdict(refusal) for refusal in refused],
     }
     write_json(folder / "dataset.json", card)

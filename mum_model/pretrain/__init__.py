@@ -9,7 +9,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mum_model.files import alone_in, write_json, write_text
-from mum_model.model import MuM, save_encoder, save_mum
 from mum_model.pretrain.engine import join_process_group
 from mum_model.pretrain.preemption import Preemption
 from mum_model.pretrain.telemetry import read_metrics, write_curves
@@ -19,17 +18,17 @@ log = logging.getLogger(__name__)
 
 
 def pretrain(cfg: DictConfig) -> Path:
-    """Train a MuM, alone or as one of the processes that torchrun started.
+    """Train what the objective says, a MuM by default, alone or as one of the processes that torchrun started.
 
     A run that was killed goes on from its newest checkpoint when the same command is given again, and its losses are
     those of an unbroken run. A run folder of another training is begun anew.
 
     Args:
-        cfg: The composed configuration; reads `model`, `pretrain`, `machine`, `seed` and `paths`.
+        cfg: The composed configuration; reads `model`, `objective`, `pretrain`, `machine`, `seed` and `paths`.
 
     Returns:
-        The run folder: `encoder/` (for plain timm), `model/` (encoder and decoder), `metrics.jsonl`, `metrics.json`,
-        `training.csv`, `pictures/`, `checkpoints/` and the resolved `config.yaml`.
+        The run folder: `encoder/` (for plain timm), `model/` (encoder and decoder, or trunk and heads),
+        `metrics.jsonl`, `metrics.json`, `training.csv`, `pictures/`, `checkpoints/` and the resolved `config.yaml`.
 
     Raises:
         UserError: There is no dataset, a setting cannot be, too many steps were not finite, or another process trains
@@ -46,14 +45,14 @@ def pretrain(cfg: DictConfig) -> Path:
             write_text(run / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         model = trainer.train()
         if is_first:
-            _write_results(run, model, cfg)
+            trainer.save_encoder(model, run / "encoder")
+            trainer.objective.save(model, run / "model")
+            _write_numbers(run)
     torch.distributed.barrier()
     return run
 
 
-def _write_results(run: Path, model: MuM, cfg: DictConfig) -> None:
-    save_encoder(model.encoder, run / "encoder", {"input_size": [3, cfg.pretrain.size, cfg.pretrain.size]})
-    save_mum(model, run / "model")
+def _write_numbers(run: Path) -> None:
     write_curves(run)
     last = read_metrics(run)[-1]
     write_json(run / "metrics.json", asdict(last))

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 OPERATIONAL = (
     "checkpoint_every",
+    "evaluate_every",
     "keep_checkpoints",
     "keep_every",
     "log_every",
@@ -48,14 +49,15 @@ def training_fingerprint(cfg: DictConfig, dataset_sha256: str) -> str:
     """What identifies a training: a checkpoint of another one must not be continued by itself.
 
     Args:
-        cfg: The composed configuration; reads `model`, `pretrain` and `seed`.
+        cfg: The composed configuration; reads `model`, `objective`, `pretrain` and `seed`.
         dataset_sha256: Content hash of the dataset.
 
     Returns:
         A hash.
     """
     pretrain = {key: value for key, value in cfg.pretrain.items() if key not in OPERATIONAL}
-    parts = [OmegaConf.to_container(cfg.model), pretrain, cfg.seed, dataset_sha256]
+    groups = [OmegaConf.to_container(group) for group in (cfg.model, cfg.objective)]
+    parts = [*groups, pretrain, cfg.seed, dataset_sha256]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=OmegaConf.to_container).encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from mum_model.errors import UserError
-from mum_model.pretrain.objective import Objective
+from mum_model.pretrain.module import LossModule
 from mum_model.pretrain.schedule import parameter_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -50,12 +50,12 @@ def join_process_group(timeout_seconds: float) -> None:
     atexit.register(torch.distributed.destroy_process_group)
 
 
-def create_engine(objective: Objective, pretrain: DictConfig, packs_per_rank: int) -> deepspeed.DeepSpeedEngine:
-    """Hand the objective to DeepSpeed.
+def create_engine(module: LossModule, pretrain: DictConfig, packs_per_rank: int) -> deepspeed.DeepSpeedEngine:
+    """Hand model and loss to DeepSpeed.
 
     Args:
-        objective: With its initial weights, the same on every rank.
-        pretrain: Reads `learning_rate`, `betas`, `weight_decay`, `zero_stage` and `offload_optimiser`.
+        module: With its initial weights, the same on every rank.
+        pretrain: Reads `learning_rate`, `betas`, `weight_decay`, `clip_norm`, `zero_stage` and `offload_optimiser`.
         packs_per_rank: Packs of a step that each rank sees one after the other.
 
     Returns:
@@ -68,11 +68,11 @@ def create_engine(objective: Objective, pretrain: DictConfig, packs_per_rank: in
         raise UserError(f"pretrain.zero_stage={pretrain.zero_stage}: expected 0, 1, 2 or 3")
     if pretrain.offload_optimiser and pretrain.zero_stage == 0:
         raise UserError("pretrain.offload_optimiser=true needs pretrain.zero_stage of 1, 2 or 3")
-    groups = parameter_groups(objective.named_parameters(), pretrain.weight_decay)
+    groups = parameter_groups(module.named_parameters(), pretrain.weight_decay)
     # torch's AdamW rather than DeepSpeed's own, which would be compiled at start.
     optimiser = torch.optim.AdamW(groups, lr=pretrain.learning_rate, betas=tuple(pretrain.betas), fused=True)
     config = deepspeed_config(pretrain, packs_per_rank)
-    engine, *_ = deepspeed.initialize(model=objective, optimizer=optimiser, config=config)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimiser, config=config)
     _begin_moments(engine)
     return engine
 
@@ -81,7 +81,7 @@ def deepspeed_config(pretrain: DictConfig, packs_per_rank: int) -> dict[str, Any
     """DeepSpeed's configuration.
 
     Args:
-        pretrain: Reads `zero_stage` and `offload_optimiser`.
+        pretrain: Reads `clip_norm`, `zero_stage` and `offload_optimiser`.
         packs_per_rank: Micro-batches of a step.
 
     Returns:
@@ -92,6 +92,7 @@ def deepspeed_config(pretrain: DictConfig, packs_per_rank: int) -> dict[str, Any
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": 1,  # a pack
+        "gradient_clipping": pretrain.clip_norm or 0.0,
         "gradient_accumulation_steps": packs_per_rank,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
@@ -122,6 +123,11 @@ def take_step(engine: deepspeed.DeepSpeedEngine) -> Tensor:
     return norm
 
 
+def trained_parameters(engine: deepspeed.DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that the optimiser has, by their name in the model."""
+    yield from ((name, p) for name, p in engine.module.model.named_parameters() if p.requires_grad)
+
+
 def full_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
     """The weights and buffers of the model, whole, on the CPU; every rank must call it.
 
@@ -129,10 +135,14 @@ def full_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
         engine: At any ZeRO stage.
 
     Returns:
-        The state dict of the `MuM`.
+        The state dict of the objective's model.
     """
-    state = dict(engine.module.model.state_dict())
-    for name, parameter in engine.module.model.named_parameters():
+    model = engine.module.model
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    # ZeRO 3 leaves a part of each on every rank; those that are trained have a way of their own to be whole.
+    with deepspeed.zero.GatheredParameters(frozen, enabled=engine.zero_optimization_stage() == 3):
+        state = {name: value.cpu() for name, value in model.state_dict().items()}
+    for name, parameter in trained_parameters(engine):
         whole = safe_get_full_fp32_param(parameter)
         state[name] = parameter.detach() if whole is None else whole
     return {name: value.cpu().clone() for name, value in state.items()}
@@ -150,7 +160,7 @@ def full_state(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
         `weights/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, and `optimiser_steps`.
     """
     state = {f"weights/{name}": value for name, value in full_weights(engine).items()}
-    for name, parameter in engine.module.model.named_parameters():
+    for name, parameter in trained_parameters(engine):
         for key in MOMENTS:
             whole = safe_get_full_optimizer_state(parameter, key)
             state[f"{key}/{name}"] = (engine.optimizer.state[parameter][key] if whole is None else whole).cpu().clone()
@@ -168,7 +178,7 @@ def restore_optimiser(engine: deepspeed.DeepSpeedEngine, state: Mapping[str, Ten
     optimiser = _torch_optimiser(engine)
     for owned in _owned_tensors(engine):
         optimiser.state[owned]["step"].copy_(state["optimiser_steps"])
-    for name, parameter in engine.module.model.named_parameters():
+    for name, parameter in trained_parameters(engine):
         for key in MOMENTS:
             value = state[f"{key}/{name}"].to(engine.device)
             if engine.zero_optimization():
@@ -198,7 +208,7 @@ def _torch_optimiser(engine: deepspeed.DeepSpeedEngine) -> torch.optim.Optimizer
 def _owned_tensors(engine: deepspeed.DeepSpeedEngine) -> Iterator[nn.Parameter | Tensor]:
     """What this rank's optimiser updates: parameters, or flat partitions of them."""
     if engine.zero_optimization_stage() == 0:
-        yield from engine.module.parameters()
+        yield from (parameter for _, parameter in trained_parameters(engine))
     elif engine.zero_optimization_stage() == 3:
         yield from engine.optimizer.fp32_partitioned_groups_flat
     else:

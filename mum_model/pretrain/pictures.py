@@ -1,6 +1,5 @@
-"""Pictures of what the model reconstructs: the view, what it saw of it, what it made of the rest."""
+"""Pictures of what a model learns: the view beside what it reconstructs of it, or the depth that it says."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -8,42 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mum_model.data.batches import Pack
 from mum_model.model.masking import normalise_patches, patchify, unpatchify
 from mum_model.model.mum import MuM, MuMOutput
-from mum_model.model.pixels import denormalise_pixels, normalise_pixels
+from mum_model.model.pixels import denormalise_pixels
 
 GAP = 4
 MASKED_GREY = 0.5
-
-
-class Painter:
-    """Paints the same views under the same masks again and again, as the training goes on."""
-
-    def __init__(self, directory: Path, pack: Pack, noise: Callable[[Pack], Tensor]):
-        """Choose the views.
-
-        Args:
-            directory: Where the pictures go.
-            pack: Its longest scene is painted.
-            noise: Decides the masks of a pack, `[frames, L]`.
-        """
-        self.directory = directory
-        views = pack.views[0]
-        self._images = normalise_pixels(pack.images[:views])
-        self._noise = noise(pack)[:views]
-
-    @torch.inference_mode()
-    def paint(self, model: MuM, step: int, mask_ratio: float) -> None:
-        """Write the picture of a step.
-
-        Args:
-            model: On the CPU.
-            step: Steps done.
-            mask_ratio: Share of the patches of each view that is hidden.
-        """
-        output = model(self._images[None], mask_ratio=mask_ratio, noise=self._noise)
-        write_picture(self.directory / f"step-{step:08d}.png", reconstruction(model, self._images, output))
 
 
 def reconstruction(model: MuM, images: Tensor, output: MuMOutput) -> np.ndarray:
@@ -71,6 +40,29 @@ def reconstruction(model: MuM, images: Tensor, output: MuMOutput) -> np.ndarray:
     hidden = unpatchify(removed.expand_as(pixels), patch, grid)
     seen = seen * (1 - hidden) + MASKED_GREY * hidden
     return _tile([denormalise_pixels(images), seen, denormalise_pixels(whole)])
+
+
+def depth_picture(images: Tensor, known: Tensor, predicted: Tensor) -> np.ndarray:
+    """A picture with a column a view: the input, the depth that is known, and what the model says.
+
+    Args:
+        images: Normalised views of one scene `[S, 3, H, W]`.
+        known: z-depth `[S, H, W]`, not-a-number where unknown: black.
+        predicted: z-depth `[S, H, W]` in the same unit.
+
+    Returns:
+        RGB uint8, three rows high; both depths in the same colours, near bright and far dark.
+    """
+    nearness = [1 / depth for depth in (known, predicted)]
+    brightest = (nearness[0] if known.isfinite().any() else nearness[1]).nan_to_num().quantile(0.98)
+    return _tile([denormalise_pixels(images), *(_colours(near / brightest) for near in nearness)])
+
+
+def _colours(values: Tensor) -> Tensor:
+    """Numbers in 0..1 `[S, H, W]` as colours `[S, 3, H, W]`, not-a-number as black."""
+    bytes_ = (values.clamp(0, 1) * 255).nan_to_num().byte().numpy()
+    coloured = np.stack([cv2.applyColorMap(view, cv2.COLORMAP_INFERNO)[..., ::-1] for view in bytes_])
+    return torch.from_numpy(coloured).permute(0, 3, 1, 2) / 255
 
 
 def _tile(rows: list[Tensor]) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mum_model.data.batches import Augmentation
+from mum_model.data.augmentation import Augmentation
 from mum_model.data.captures import RefusedError
 from mum_model.data.images import read_image
 from mum_model.errors import UserError
@@ -71,7 +71,8 @@ def reconstruct(
     if size % patch:
         raise UserError(f"--size {size}: must be a multiple of the model's patch size {patch}")
     rng = np.random.default_rng(seed)
-    squares = np.stack([Augmentation(size, crop_scale=1.0, flip=0.0)(view, rng) for view in views])
+    square = Augmentation(size, crop_scale=1.0, crop_ratio=(1.0, 1.0), flip=0.0)
+    squares = np.stack([square(view, rng) for view in views])
     images = normalise_pixels(torch.from_numpy(squares).permute(0, 3, 1, 2))
     noise = torch.from_numpy(rng.random((len(views), (size // patch) ** 2), dtype=np.float32))
     result = model(images[None], mask_ratio=mask_ratio, noise=noise)

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict]:
-    """Two groups: matrices decay; biases, norms and the class and mask tokens do not.
+    """Two groups: matrices decay; biases, norms and the class, mask and camera tokens do not; none has frozen ones.
 
     Args:
         named_parameters: Of the model.
@@ -20,8 +20,9 @@ def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weigh
     decaying: list[nn.Parameter] = []
     still: list[nn.Parameter] = []
     for name, parameter in named_parameters:
-        is_matrix = parameter.ndim > 1 and not name.endswith("_token")
-        (decaying if is_matrix else still).append(parameter)
+        is_matrix = parameter.ndim > 1 and not name.endswith(("_token", "_tokens"))
+        if parameter.requires_grad:
+            (decaying if is_matrix else still).append(parameter)
     return [{"params": decaying, "weight_decay": weight_decay}, {"params": still, "weight_decay": 0.0}]
 
 

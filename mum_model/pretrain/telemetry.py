@@ -3,8 +3,10 @@
 import csv
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import psutil
@@ -15,6 +17,7 @@ from tqdm import tqdm
 
 from mum_model.files import write_text
 from mum_model.pretrain.checkpoints import Progress
+from mum_model.pretrain.judging import draw_evaluations, is_bound
 from mum_model.pretrain.reports import StepReport
 from mum_model.pretrain.schedule import learning_rate
 from mum_model.pretrain.trackers import open_trackers
@@ -59,7 +62,7 @@ class StepMetrics:
 
 HELP = {
     "step": "Steps done",
-    "loss": "Mean squared error on normalised pixels of masked patches",
+    "loss": "Loss of the training's objective",
     "learning_rate": "Learning rate",
     "gradient_norm": "Norm of the gradient",
     "images_per_second": "Training images per second over all ranks",
@@ -97,18 +100,23 @@ class Telemetry:
             progress: Where the training stands.
         """
         self.settings = cfg.pretrain
-        self.path = run / "metrics.jsonl"
-        write_text(self.path, "".join(line for line in _lines(self.path) if json.loads(line)["step"] <= progress.step))
+        self.path, self._evaluations = run / "metrics.jsonl", run / "evaluations.jsonl"
+        for path in (self.path, self._evaluations):
+            if lines := _lines(path):
+                write_text(path, "".join(line for line in lines if json.loads(line)["step"] <= progress.step))
         self._file = self.path.open("a")
         steps = self.settings.steps
         self._bar = tqdm(total=steps, initial=progress.step, desc="pretrain", unit="step", dynamic_ncols=True)
         self._trackers = open_trackers(self.settings.trackers, run, cfg)
         self._gauges = {}
+        self._evaluation: Gauge | None = None
         self._server = None
         if self.settings.metrics_port is not None:
             registry = CollectorRegistry()
             self._gauges = {name: Gauge(f"mum_pretrain_{name}", text, registry=registry) for name, text in HELP.items()}
             self._server, _ = start_http_server(self.settings.metrics_port, registry=registry)
+            text = "Of the checkpoint judged last, by metric"
+            self._evaluation = Gauge("mum_pretrain_evaluation", text, ["metric"], registry=registry)
         self.unrecorded_losses = list(progress.unrecorded_losses)
         self._reports: list[StepReport] = []
         self._validation_loss: float | None = None
@@ -151,6 +159,24 @@ class Telemetry:
         """
         self._validation_loss = loss
         self._bar.write(f"step {step}: validation loss {loss:.4f}")
+
+    def evaluated(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Take what the evaluation of a checkpoint found: a line of `evaluations.jsonl`, and the curves anew.
+
+        Args:
+            step: Of the checkpoint.
+            numbers: By name.
+        """
+        with self._evaluations.open("a") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
+        Thread(target=draw_evaluations, args=[self.path.parent]).start()  # a second in which no step waits
+        if self._evaluation is not None:
+            for name, value in numbers.items():
+                self._evaluation.labels(name).set(value)
+        for tracker in self._trackers:
+            tracker.record(step, {f"evaluation/{name}": value for name, value in numbers.items()})
+        shown = (f"{name} {value:.4g}" for name, value in numbers.items() if not is_bound(name))
+        self._bar.write(f"step {step}: {', '.join(shown)}")
 
     def _metrics(self, done: int, skipped: int, spikes: int) -> StepMetrics:
         losses, self.unrecorded_losses = self.unrecorded_losses, []

@@ -7,7 +7,7 @@ and under load batches grow by themselves.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -16,10 +16,16 @@ import numpy as np
 from grpc import StatusCode
 from grpc_interceptor.exceptions import GrpcException
 
-from mum_model.serve.encoder import OnnxEncoder
 from mum_model.serve.metrics import BATCH_IMAGES, QUEUED_IMAGES, STAGE_SECONDS
 
+Inputs = dict[str, np.ndarray]
+"""By name, `[N, ...]` each: N images, and what belongs to each of them."""
+
 Features = dict[str, np.ndarray]
+"""By name, `[N, ...]` each."""
+
+Run = Callable[[Inputs, Sequence[str] | None], Features]
+"""Computes the outputs of these names, or all."""
 
 
 class OverloadedError(GrpcException):
@@ -51,33 +57,41 @@ class QueueLimits:
 
 @dataclass(eq=False)
 class _Waiting:
-    images: np.ndarray
+    inputs: Inputs
     outputs: Sequence[str] | None
     answer: "asyncio.Future[Features]"
     since: float
 
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        """What has to be the same for two requests to be computed together."""
+        return [array.shape[1:] for array in self.inputs.values()]
+
 
 class Batcher:
-    """Computes the features of many requests with one encoder."""
+    """Computes the features of many requests with one network."""
 
-    def __init__(self, encoder: OnnxEncoder, executor: ThreadPoolExecutor, limits: QueueLimits):
+    def __init__(self, run: Run, executor: ThreadPoolExecutor, limits: QueueLimits):
         """Start with an empty queue.
 
         Args:
-            encoder: The encoder.
+            run: The network.
             executor: Of one thread, shared by all models: a run takes all cores, and two at once only more memory.
             limits: What may wait.
         """
-        self._encoder, self._executor, self._limits = encoder, executor, limits
+        self._network, self._executor, self._limits = run, executor, limits
         self._queue: deque[_Waiting] = deque()
         self._work: asyncio.Task[None] | None = None
         self._seconds_per_image = 0.0
 
-    async def __call__(self, images: np.ndarray, outputs: Sequence[str] | None) -> Features:
+    async def __call__(self, inputs: Inputs, outputs: Sequence[str] | None) -> Features:
         """Features of a request's images.
 
         Args:
-            images: As the contract says.
+            inputs: As the network takes them.
             outputs: Names of the wanted ones; all when None.
 
         Returns:
@@ -87,12 +101,12 @@ class Batcher:
             OverloadedError: The queue is full, or the request waited too long.
         """
         queued = self._queued
-        if queued and queued + len(images) > self._limits.queued_images:
+        waiting = _Waiting(inputs, outputs, asyncio.get_running_loop().create_future(), perf_counter())
+        if queued and queued + len(waiting) > self._limits.queued_images:
             raise self._overloaded(f"{queued} images wait already, at most {self._limits.queued_images} may")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(images, outputs, loop.create_future(), perf_counter())
         self._queue.append(waiting)
-        QUEUED_IMAGES.inc(len(images))
+        QUEUED_IMAGES.inc(len(waiting))
         expiry = loop.call_later(self._limits.wait_seconds, self._expire, waiting)
         self._work = self._work or loop.create_task(self._work_off())
         try:
@@ -102,7 +116,7 @@ class Batcher:
 
     @property
     def _queued(self) -> int:
-        return sum(len(waiting.images) for waiting in self._queue)
+        return sum(map(len, self._queue))
 
     def _overloaded(self, reason: str) -> OverloadedError:
         return OverloadedError(reason, max(1, math.ceil(self._queued * self._seconds_per_image)))
@@ -115,7 +129,7 @@ class Batcher:
 
     def _remove(self, waiting: _Waiting) -> None:
         self._queue.remove(waiting)
-        QUEUED_IMAGES.dec(len(waiting.images))
+        QUEUED_IMAGES.dec(len(waiting))
 
     async def _work_off(self) -> None:
         while self._queue:
@@ -127,22 +141,21 @@ class Batcher:
         first = self._queue[0]
         batch, images = [], 0
         for waiting in list(self._queue):
-            fits = waiting is first or images + len(waiting.images) <= self._limits.batch_images
-            if fits and waiting.images.shape[1:] == first.images.shape[1:]:
+            fits = waiting is first or images + len(waiting) <= self._limits.batch_images
+            if fits and waiting.sizes == first.sizes:
                 batch.append(waiting)
-                images += len(waiting.images)
+                images += len(waiting)
                 self._remove(waiting)
         return batch
 
     async def _run(self, batch: list[_Waiting]) -> None:
         for waiting in batch:
             STAGE_SECONDS.labels("wait").observe(perf_counter() - waiting.since)
-        images = batch[0].images if len(batch) == 1 else np.concatenate([waiting.images for waiting in batch])
-        BATCH_IMAGES.observe(len(images))
+        BATCH_IMAGES.observe(sum(map(len, batch)))
         try:
             # Off the event loop, which goes on answering probes meanwhile.
             features = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._infer, images, _union(batch)
+                self._executor, self._infer, _joined(batch), _union(batch)
             )
         except Exception as error:  # whatever it is belongs to those who wait; the queue goes on
             for waiting in batch:
@@ -151,18 +164,25 @@ class Batcher:
             return
         start = 0
         for waiting in batch:
-            stop = start + len(waiting.images)
+            stop = start + len(waiting)
             if not waiting.answer.done():  # nobody waits any more where the client has gone
                 waiting.answer.set_result(_part(features, waiting.outputs, slice(start, stop)))
             start = stop
 
-    def _infer(self, images: np.ndarray, outputs: Sequence[str] | None) -> Features:
+    def _infer(self, inputs: Inputs, outputs: Sequence[str] | None) -> Features:
         start = perf_counter()
-        features = self._encoder(images, outputs)
+        features = self._network(inputs, outputs)
         seconds = perf_counter() - start
         STAGE_SECONDS.labels("infer").observe(seconds)
-        self._seconds_per_image += 0.2 * (seconds / len(images) - self._seconds_per_image)
+        images = len(next(iter(inputs.values())))
+        self._seconds_per_image += 0.2 * (seconds / images - self._seconds_per_image)
         return features
+
+
+def _joined(batch: Sequence[_Waiting]) -> Inputs:
+    if len(batch) == 1:
+        return batch[0].inputs
+    return {name: np.concatenate([waiting.inputs[name] for waiting in batch]) for name in batch[0].inputs}
 
 
 def _union(batch: Sequence[_Waiting]) -> Sequence[str] | None:

@@ -1,4 +1,7 @@
-"""Every HTTP request passes here first: it gets an id, a body of limited size and time, and a line in the log."""
+"""Every HTTP request passes here first: it gets an id, a body of limited size and time, and a line in the log.
+
+What requests and answers hold in memory is counted here, until it is used or taken.
+"""
 
 import asyncio
 import json
@@ -25,6 +28,10 @@ KINDS = {400: "format", 408: "format", 413: "size", 503: "overloaded"}
 """How a refusal is counted."""
 
 
+PART = 1 << 18
+"""Bytes of an answer that are handed over at once; the next part waits until the client has taken most of them."""
+
+
 class _RefusedError(Exception):
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -40,7 +47,8 @@ class Door:
         Args:
             app: The application.
             max_bytes: Of a request's body; more is refused with 413, by its header alone where it has one.
-            max_held_bytes: Of the bodies of all requests that are being read or answered; more is refused with 503.
+            max_held_bytes: Of the bodies of all requests that are being read or answered, and of answers that clients
+                have not taken yet; more is refused with 503.
             body_seconds: For a body to arrive; a slower one is refused with 408.
         """
         self._app, self._max_bytes, self._max_held_bytes = app, max_bytes, max_held_bytes
@@ -66,7 +74,9 @@ class Door:
                 # kserve says 501, "not implemented", to a verb or parameter that is nowhere: the client's mistake.
                 status = message["status"] = 400 if message["status"] == 501 else message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            await send(message)
+                await send(message)
+            else:
+                await self._send_body(message, send)
 
         try:
             await self._read(parts, headers, receive)
@@ -101,11 +111,23 @@ class Door:
             self._held_bytes += len(parts[-1])
             if size > self._max_bytes:
                 raise self._too_large(f"more than {self._max_bytes} bytes")
-            if self._held_bytes > self._max_held_bytes:
+            if size and self._held_bytes > self._max_held_bytes:  # a probe has no body and is always welcome
                 raise _RefusedError(
                     503, f"requests of {self._max_held_bytes} bytes are being answered; try again in 1 s"
                 )
             more = message.get("more_body", False)
+
+    async def _send_body(self, message: Any, send: Any) -> None:
+        """Hand an answer over as fast as the client takes it."""
+        body, taken = message.get("body", b""), 0
+        self._held_bytes += len(body)
+        try:
+            while len(body) - taken > PART:
+                await send({**message, "body": body[taken : taken + PART], "more_body": True})
+                taken += PART
+            await send({**message, "body": body[taken:]})
+        finally:
+            self._held_bytes -= len(body)
 
     def _too_large(self, got: str) -> _RefusedError:
         return _RefusedError(

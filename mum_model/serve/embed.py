@@ -1,6 +1,7 @@
 """`mum embed`: image files to features, by an exported encoder here or behind a server, without PyTorch."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,21 +103,31 @@ def embed(images: Sequence[Path], encoder: Embed, output: Path, size: int | None
         `output`.
 
     Raises:
-        UserError: A folder has no images, no image could be read, or the server cannot be used.
+        UserError: A folder has no images, no image could be read, the server cannot be used, or the output not be
+            written.
     """
     paths = [path for given in images for path in _expanded(given)]
     features = list(_features(encoder, paths, size))
     if not features:
         raise UserError(f"none of {len(paths)} images could be read; nothing was written")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial_output = output.with_name(f".{output.name}.partial")
-    if output.suffix == ".parquet":
-        write_parquet(partial_output, features)
-    else:
-        with partial_output.open("wb") as file:
-            write_npz(file, features)
-    partial_output.replace(output)
+    _write(output, features)
     return output
+
+
+def _write(output: Path, features: Sequence[ImageFeatures]) -> None:
+    partial_output = output.with_name(f".{output.name}.partial")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.suffix == ".parquet":
+            write_parquet(partial_output, features)
+        else:
+            with partial_output.open("wb") as file:
+                write_npz(file, features)
+        partial_output.replace(output)
+    except OSError as error:
+        partial_output.unlink(missing_ok=True)
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"{output}: cannot be written, {reason}; make room there or choose another --output") from error
 
 
 def _features(encoder: Embed, paths: Sequence[Path], size: int | None) -> Iterator[ImageFeatures]:

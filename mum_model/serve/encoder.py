@@ -34,6 +34,7 @@ class OnnxEncoder:
     Attributes:
         contract: What it takes and gives.
         digest: SHA-256 of the graph.
+        description: All that `export.json` says.
     """
 
     def __init__(self, folder: Path, variant: str = "fp32", threads: int | None = None):
@@ -48,16 +49,11 @@ class OnnxEncoder:
             UserError: The folder is missing, a file in it is not the one that its `export.json` describes or cannot be
                 run, or there is no such variant.
         """
-        description = _description(folder)
+        self.description = description = _description(folder)
         name = _file_of(variant, description, folder)
         self.contract = Contract.from_json(description["contract"])
         self.digest = next(file["sha256"] for file in description["files"] if file["name"] == name)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cores()
-        try:
-            self._session = onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
-        except ONNXRUNTIME_ERRORS as error:
-            raise UserError(f"{folder / name}: ONNX Runtime cannot run it: {error}") from error
+        self._session = open_session(folder / name, threads)
 
     def __call__(self, images: np.ndarray, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Compute features.
@@ -76,6 +72,24 @@ class OnnxEncoder:
         self.contract.require_tensor(DATATYPES[images.dtype.name], images.shape)
         names = list(outputs or [output.name for output in self.contract.outputs])
         return dict(zip(names, self._session.run(names, {self.contract.images.name: images}), strict=True))
+
+
+def open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+    """Open a graph on the CPU.
+
+    Args:
+        path: The ONNX file.
+        threads: Threads of one operator; the cores that this process may use when None.
+
+    Raises:
+        UserError: ONNX Runtime cannot run it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or available_cores()
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except ONNXRUNTIME_ERRORS as error:
+        raise UserError(f"{path}: ONNX Runtime cannot run it: {error}") from error
 
 
 def available_cores() -> int:

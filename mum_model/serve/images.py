@@ -59,7 +59,7 @@ def images_route(models: Models, max_images: int, max_file_pixels: int) -> APIRo
         wanted, side = outputs.split(","), None if size == "full" else size
         with counted_errors():
             model.contract.require_outputs(wanted)
-            files = await _files(request, max_images)
+            files = await image_files(request, max_images)
             features = await _all(_features(model, file, side, wanted, max_file_pixels) for file in files)
             with STAGE_SECONDS.labels("answer").time():
                 return _response(model, features, wanted, request.headers.get("accept", ""))
@@ -67,7 +67,12 @@ def images_route(models: Models, max_images: int, max_file_pixels: int) -> APIRo
     return router
 
 
-async def _files(request: Request, max_images: int) -> list[Named]:
+async def image_files(request: Request, max_images: int) -> list[Named]:
+    """The files of a request: its body, or those of its form.
+
+    Raises:
+        RequestError: There are none or too many, or the form is damaged.
+    """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         return [("the request's body", await request.body())]
     try:
@@ -105,15 +110,24 @@ async def _features(
 
 
 def _decoded(model: EncoderModel, file: Named, size: int | None, max_file_pixels: int) -> np.ndarray:
-    name, data = file
     patch = model.contract.patch_size
     with STAGE_SECONDS.labels("decode").time():
-        try:
-            image = decode(data, name, max_file_pixels)
-        except ImageError as error:
-            raise RequestError("image", str(error)) from error
+        image = decoded(file, max_file_pixels)
         model.require_sides(*target_sides(image.shape[0], image.shape[1], size, patch))
         return resize(image, patch, size)
+
+
+def decoded(file: Named, max_file_pixels: int) -> np.ndarray:
+    """RGB uint8 `[H, W, 3]` of an image file.
+
+    Raises:
+        RequestError: It cannot be used.
+    """
+    name, data = file
+    try:
+        return decode(data, name, max_file_pixels)
+    except ImageError as error:
+        raise RequestError("image", str(error)) from error
 
 
 def _response(model: EncoderModel, features: list[ImageFeatures], outputs: list[str], accept: str) -> Response:

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mum_model.serve.batching import Batcher, OverloadedError, QueueLimits
 from mum_model.serve.contract import DATATYPES, Contract, RequestError, printable
 from mum_model.serve.encoder import OnnxEncoder
 from mum_model.serve.metrics import ERRORS, REQUEST_IMAGES, STAGE_SECONDS
+from mum_model.serve.reconstruction import Reconstruction, Reconstructor, with_hidden_grey
 
 
 class EncoderModel(Model):
@@ -30,6 +32,7 @@ class EncoderModel(Model):
         name: str,
         version: str,
         encoder: OnnxEncoder,
+        reconstructor: Reconstructor | None,
         executor: ThreadPoolExecutor,
         limits: QueueLimits,
         max_pixels: int,
@@ -40,6 +43,7 @@ class EncoderModel(Model):
             name: Model name in the URLs.
             version: Version in the URLs.
             encoder: The open encoder.
+            reconstructor: The whole model, where it was exported too.
             executor: Of one thread, see `Batcher`.
             limits: What may wait.
             max_pixels: Largest N * H * W of a request.
@@ -47,13 +51,20 @@ class EncoderModel(Model):
         super().__init__(name)
         self.version, self.contract, self.digest = version, encoder.contract, encoder.digest
         self._encoder = encoder
-        self._batcher = Batcher(encoder, executor, limits)
+        images = self.contract.images.name
+        self._batcher = Batcher(lambda inputs, outputs: encoder(inputs[images], outputs), executor, limits)
+        self._reconstructor = reconstructor
+        # A scene is computed alone: its views attend to each other.
+        self._scenes = Batcher(reconstructor, executor, replace(limits, batch_images=1)) if reconstructor else None
         self._max_pixels = max_pixels
 
     def load(self) -> bool:
-        """Run one image through the model, so that the first request does not pay for it; then be ready."""
+        """Run one image through each graph, so that the first request does not pay for it; then be ready."""
         side = 2 * self.contract.patch_size
-        self._encoder(self.contract.input_of(np.zeros((1, side, side, 3), np.uint8)))
+        pixels = np.zeros((1, side, side, 3), np.uint8)
+        self._encoder(self.contract.input_of(pixels))
+        if self._reconstructor:
+            self._reconstructor({"pixels": pixels, "visible": np.zeros((1, 1), np.int64)}, None)
         self.ready = True
         return self.ready
 
@@ -85,15 +96,36 @@ class EncoderModel(Model):
         self.contract.require_pixels(images.shape, self._max_pixels)
         self.contract.require_outputs(outputs or [])
         REQUEST_IMAGES.observe(len(images))
-        return await self._batcher(images, outputs)
+        return await self._batcher({self.contract.images.name: images}, outputs)
 
-    def require_sides(self, height: int, width: int) -> None:
-        """Check that an image of these sides can be computed, before it is made.
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the whole model is served too."""
+        return self._scenes is not None
+
+    async def reconstruct(self, views: np.ndarray, visible: np.ndarray) -> Reconstruction:
+        """What the whole model makes of partly hidden views of one scene, when it is their turn.
+
+        Args:
+            views: RGB uint8 `[S, H, W, 3]`; H and W are multiples of the patch size.
+            visible: Indices of the patches that it sees of each, int64 `[S, K]`.
 
         Raises:
-            RequestError: It is too large.
+            OverloadedError: Too much is waiting already.
         """
-        sizes = {"N": 1, 3: 3, "H": height, "W": width}
+        assert self._scenes is not None
+        REQUEST_IMAGES.observe(len(views))
+        answer = await self._scenes({"pixels": views, "visible": visible}, ["reconstruction"])
+        seen = with_hidden_grey(views, visible, self.contract.patch_size)
+        return Reconstruction(views, visible, seen, answer["reconstruction"])
+
+    def require_sides(self, height: int, width: int, images: int = 1) -> None:
+        """Check that so many images of these sides can be computed at once, before they are made.
+
+        Raises:
+            RequestError: They are too large.
+        """
+        sizes = {"N": images, 3: 3, "H": height, "W": width}
         self.contract.require_pixels([sizes[size] for size in self.contract.images.shape], self._max_pixels)
 
     async def predict(

@@ -15,6 +15,7 @@ from mum_model.serve.batching import QueueLimits
 from mum_model.serve.encoder import DESCRIPTION_FILE, OnnxEncoder
 from mum_model.serve.metrics import LOADS, MODEL
 from mum_model.serve.model import EncoderModel
+from mum_model.serve.reconstruction import Reconstructor
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,9 @@ class Models(ModelRepository):
     def _load(self, export: Export) -> EncoderModel:
         encoder = OnnxEncoder(export.folder, self._settings.variant, self._threads)
         version = export.version or encoder.digest[:8]
-        model = EncoderModel(export.name, version, encoder, self._executor, self._limits, self._settings.max_pixels)
+        whole = Reconstructor.beside(encoder, export.folder, self._threads)
+        limits, max_pixels = self._limits, self._settings.max_pixels
+        model = EncoderModel(export.name, version, encoder, whole, self._executor, limits, max_pixels)
         self._executor.submit(model.load).result()
         LOADS.labels("loaded").inc()
         logger.info("serving %s version %s from %s", export.name, version, export.folder)

@@ -87,7 +87,18 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def resize(image: np.ndarray, patch_size: int, size: int | None) -> np.ndarray:
     """An image `[H, W, 3]` at the sides of `target_sides`: averaged where it shrinks, bicubic where it grows."""
-    height, width = target_sides(image.shape[0], image.shape[1], size, patch_size)
+    return _resized(image, *target_sides(image.shape[0], image.shape[1], size, patch_size))
+
+
+def fill(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of an image `[H, W, 3]`, as much of it as these sides can show, resized to them like by `resize`."""
+    scale = min(image.shape[0] / height, image.shape[1] / width)
+    rows, columns = round(height * scale), round(width * scale)
+    top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
+    return _resized(image[top : top + rows, left : left + columns], height, width)
+
+
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     shrinks = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 

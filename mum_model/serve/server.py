@@ -18,9 +18,11 @@ from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from omegaconf import DictConfig
+from uvicorn.config import HTTP_PROTOCOLS
 
 from mum_model.errors import UserError
 from mum_model.serve.batching import OverloadedError
+from mum_model.serve.connections import closing_idle
 from mum_model.serve.contract import RequestError, printable
 from mum_model.serve.door import Door
 from mum_model.serve.images import images_route
@@ -29,6 +31,7 @@ from mum_model.serve.metrics import ERRORS
 from mum_model.serve.model import counted_errors
 from mum_model.serve.models import Models
 from mum_model.serve.page import page_route
+from mum_model.serve.scenes import scenes_route
 
 FLOAT_BYTES = 4
 MESSAGE_OVERHEAD = 1 << 20
@@ -45,6 +48,8 @@ def run(cfg: DictConfig) -> None:
     limits = kserve.model_server.args
     limits.grpc_max_receive_message_length = cfg.serve.max_pixels * 3 * FLOAT_BYTES + MESSAGE_OVERHEAD
     limits.grpc_max_send_message_length = -1
+    # Nor has it a setting for what uvicorn makes of a connection; uvicorn takes classes as well as their names.
+    HTTP_PROTOCOLS["auto"] = closing_idle(cfg.serve.body_seconds, cfg.serve.answer_seconds)  # type: ignore[assignment]
     server = ModelServer(
         http_port=cfg.serve.http_port,
         grpc_port=cfg.serve.grpc_port,
@@ -75,7 +80,8 @@ async def _linger(models: Models, seconds: float) -> None:
 def _extend(app: FastAPI, models: Models, cfg: DictConfig) -> None:
     """Add what kserve lacks to its application."""
     app.include_router(images_route(models, cfg.serve.max_images, cfg.serve.max_file_pixels))
-    app.include_router(page_route())
+    app.include_router(scenes_route(models, cfg.serve.max_images, cfg.serve.max_file_pixels))
+    app.include_router(page_route(models))
     app.add_exception_handler(RequestValidationError, _answer_malformed(models))
     app.add_exception_handler(OverloadedError, _answer_overloaded)
     app.add_middleware(

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from kfp import dsl
 from kubernetes.config import kube_config
 
-from components import cluster, trainjob
+from components import attempt, cluster, trainjob
 from components.pretrain import pretrain
 from mum_model.errors import UserError
 from mum_model.files import write_json
@@ -54,7 +54,7 @@ def stub(tmp_path, monkeypatch):
     stub = KubernetesStub()
     config = stub.kubeconfig(tmp_path)
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(config))
-    monkeypatch.setattr(trainjob, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(attempt, "POLL_SECONDS", 0.05)
     yield stub
     stub.close()
 
@@ -225,7 +225,7 @@ def test_evicted_pod_is_a_preemption_whatever_its_status(stub, trainer):
 
 
 def test_pod_on_a_lost_node_is_a_preemption(stub, trainer, monkeypatch):
-    monkeypatch.setattr(trainjob, "SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr(attempt, "SETTLE_SECONDS", 1.0)
     # Its peers fail, it is told to go and nobody hears of it again: until its node is given up.
     played = trainer(shell("[ $1 = 0 ] && { sleep 0.5; exit 1; }; trap '' TERM; sleep 5", "true"))
     run(nodes=2)
@@ -274,7 +274,7 @@ def test_foreground_deletion(stub, trainer):
 
 
 def test_queue(stub, trainer, monkeypatch):
-    monkeypatch.setattr(trainjob, "START_SECONDS", 0.1)  # waiting in a queue is not waiting for a node
+    monkeypatch.setattr(attempt, "START_SECONDS", 0.1)  # waiting in a queue is not waiting for a node
     stub.put("/apis/kueue.x-k8s.io/v1beta2", "localqueues", {"kind": "LocalQueue", "metadata": {"name": "mum"}})
     played = trainer(shell("true"))
     kueue(stub, played)
@@ -370,7 +370,7 @@ def test_api_that_is_away_for_a_moment(stub, trainer, monkeypatch):
 
 
 def test_image_that_cannot_be_pulled(stub, trainer, monkeypatch):
-    monkeypatch.setattr(trainjob, "STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(attempt, "STUCK_SECONDS", 0.2)
     trainer(lambda *_: waiting("ImagePullBackOff", 'Back-off pulling image "mum-train:0.1.0"'))
     with pytest.raises(UserError, match=r"the image cannot be pulled \(ImagePullBackOff.*image mum-train:0.1.0"):
         run()
@@ -378,7 +378,7 @@ def test_image_that_cannot_be_pulled(stub, trainer, monkeypatch):
 
 
 def test_no_node_has_room(stub, trainer, monkeypatch):
-    monkeypatch.setattr(trainjob, "START_SECONDS", 0.2)
+    monkeypatch.setattr(attempt, "START_SECONDS", 0.2)
     trainer(lambda *_: without_node("0/3 nodes are available: 3 Insufficient nvidia.com/gpu."))
     stub.put(
         "/api/v1",
@@ -398,7 +398,7 @@ def test_no_node_has_room(stub, trainer, monkeypatch):
 
 
 def test_pods_that_do_not_go_away(stub, monkeypatch):
-    monkeypatch.setattr(trainjob, "GONE_SECONDS", 0.2)
+    monkeypatch.setattr(attempt, "GONE_SECONDS", 0.2)
     stub.on_change = lambda *_: None
     leftover = {"kind": "TrainJob", "metadata": {"name": "mum-abc"}, "spec": {}}
     stub.put("/apis/trainer.kubeflow.org/v1alpha1", "trainjobs", leftover)
@@ -407,7 +407,7 @@ def test_pods_that_do_not_go_away(stub, monkeypatch):
 
 
 def test_progress(stub, trainer, monkeypatch, caplog, tmp_path):
-    monkeypatch.setattr(trainjob, "PROGRESS_SECONDS", 0.1)
+    monkeypatch.setattr(attempt, "PROGRESS_SECONDS", 0.1)
     record = {"step": 30, "loss": 0.5, "images_per_second": 800.0, "step_seconds": 2.0}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     trainer(shell("sleep 0.5"))

@@ -6,6 +6,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from mum_model.data.captures import RefusedError
 from mum_model.data.images import image_size, read_image, read_png16
@@ -130,3 +131,13 @@ def test_png16(tmp_path):
 def test_png16_refuses_other_pictures(tmp_path):
     write_image(tmp_path / "rgb.png", plain())
     assert "3 channel(s) of 8 bits; expected depth as a 16-bit grey PNG" in refusal(tmp_path / "rgb.png", read_png16)
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    """As printers and Photoshop leave it: a JPEG of four inks."""
+    colours = np.zeros((48, 64, 3), np.uint8)
+    colours[:, :32], colours[:, 32:] = (200, 60, 30), (20, 90, 220)
+    Image.fromarray(colours).convert("CMYK").save(tmp_path / "inks.jpg", quality=95)
+    image = read_image(tmp_path / "inks.jpg", upright=True)
+    assert np.abs(image.astype(int) - colours)[:, 2:30].max() < 12
+    assert np.abs(image.astype(int) - colours)[:, 34:62].max() < 12

@@ -17,7 +17,10 @@ from mum_model.errors import UserError
 from mum_model.export import export, matching, onnx_graph
 from mum_model.export.provenance import provenance
 from mum_model.export.verification import Agreement
+from mum_model.model.masking import uniform_mask
 from mum_model.model.pixels import normalise_pixels
+from mum_model.pretrain.pictures import GAP
+from mum_model.pretrain.pictures import reconstruction as reconstruction_picture
 from tests.conftest import TINY, paths
 
 PATCH = 8
@@ -224,6 +227,101 @@ def test_matching_error_of_a_perfect_and_a_blind_encoder(tiny_dataset):
     assert blind > PATCH * 448 / 64
 
 
+# The whole model.
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "standard"])
+def reconstruction(request, tmp_path_factory):
+    """A model with weights so large that every patch matters, and its export."""
+    root = tmp_path_factory.mktemp("whole")
+    torch.manual_seed(0)
+    model = mum_model.create_mum(
+        "tiny", encoder_dim=DIM, encoder_depth=BLOCKS, encoder_heads=2, decoder_dim=32, decoder_depth=4,
+        decoder_heads=2, patch_size=PATCH,
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.ndim > 1 else 1)
+    mum_model.save_encoder(model.encoder, root / "run" / "encoder")
+    mum_model.save_mum(model, root / "run" / "model")
+    overrides = ["export.reconstruction=true", f"export.operators={request.param}"]
+    return model.eval(), export(config(root, *overrides, "export.checks=[[1,64,64],[3,40,96]]"))
+
+
+SCENES = [(1, 16, 16, 0.75), (1, 64, 64, 0.5), (2, 96, 104, 0.75), (5, 24, 136, 0.3), (24, 40, 32, 0.95)]
+"""Views, height, width, share of hidden patches."""
+
+
+@pytest.mark.parametrize(("views", "height", "width", "mask_ratio"), SCENES)
+def test_reconstruction_agrees_with_pytorch_at_sizes_never_exported(reconstruction, views, height, width, mask_ratio):
+    model, folder = reconstruction
+    pixels = np.random.default_rng(views).integers(0, 256, (views, height, width, 3), dtype=np.uint8)
+    images = normalise_pixels(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    noise = torch.rand(views, height * width // PATCH**2, generator=torch.Generator().manual_seed(views))
+    with torch.no_grad():
+        expected = model(images[None], mask_ratio=mask_ratio, noise=noise)
+    visible = uniform_mask(noise, mask_ratio).visible.numpy()
+    session = opened(folder / "reconstruction.onnx")
+    prediction, shown = session.run(None, {"pixels": pixels, "visible": visible})
+    np.testing.assert_allclose(prediction, expected.prediction, atol=2e-4)
+    third_row = reconstruction_picture(model, images, expected)[2 * (height + GAP) :]
+    columns = [third_row[:, view * (width + GAP) :][:, :width] for view in range(views)]
+    assert np.abs(np.float32(shown) - np.float32(columns)).max() <= 1
+
+
+def test_views_change_each_others_reconstruction(reconstruction):
+    _, folder = reconstruction
+    session = opened(folder / "reconstruction.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    visible = np.array([[0, 5, 10], [1, 2, 3]])
+    (together,) = session.run(["prediction"], {"pixels": pixels, "visible": visible})
+    (alone,) = session.run(["prediction"], {"pixels": pixels[:1], "visible": visible[:1]})
+    assert np.abs(together[0] - alone[0]).max() > 0.01
+
+
+def test_reconstruction_is_described(reconstruction):
+    _, folder = reconstruction
+    described_so = described(folder)
+    facts = described_so["reconstruction"]
+    assert [file["name"] for file in described_so["files"]] == ["encoder.onnx", "reconstruction.onnx"]
+    assert facts["file"] == "reconstruction.onnx"
+    assert facts["max_abs_difference"] < 1e-4
+    assert [check["images"] for check in facts["checks"]] == [[1, 64, 64, 3], [3, 40, 96, 3]]
+    session = opened(folder / "reconstruction.onnx")
+    for ends, given in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+        assert [one["name"] for one in facts["contract"][ends]] == [one.name for one in given]
+    inside = session.get_modelmeta().custom_metadata_map
+    assert json.loads(inside["contract"]) == facts["contract"]
+    assert json.loads(inside["source"]) == described_so["source"]
+    nodes = Counter(node.op_type for node in onnx.load(folder / "reconstruction.onnx").graph.node)
+    assert nodes["Softmax"] == nodes["If"] == 0
+    assert nodes["MultiHeadAttention"] + nodes["Attention"] == BLOCKS + 4
+
+
+@pytest.mark.parametrize("ablation", ["reference_view", "encoder_communication"])
+def test_an_ablation_has_no_reconstruction(root, ablation):
+    torch.manual_seed(0)
+    model = mum_model.create_mum("tiny", **{ablation: True})
+    mum_model.save_mum(model, root / "run" / "model")
+    with pytest.raises(UserError, match=rf"trained with model.{ablation}=true.*leave export.reconstruction=false"):
+        export(config(root, "export.reconstruction=true", f"paths.export={root / 'none'}"))
+    assert not (root / "none").exists()
+
+
+def test_an_encoder_with_added_positions_is_refused(tmp_path):
+    torch.manual_seed(0)
+    model = mum_model.create_mum("tiny", absolute_positions=64)
+    mum_model.save_encoder(model.encoder, tmp_path / "run" / "encoder", {"input_size": [3, 64, 64]})
+    with pytest.raises(UserError, match=r"model.absolute_positions.*only encoders with RoPE are exported"):
+        export(config(tmp_path))
+
+
+def test_no_model_to_reconstruct_with(root, tmp_path):
+    mum_model.save_encoder(mum_model.load_encoder(root / "run" / "encoder"), tmp_path / "run" / "encoder")
+    with pytest.raises(UserError, match=r"run/model: not the folder of a model"):
+        export(config(tmp_path, "export.reconstruction=true"))
+
+
 # The file, its description, and what is not let out.
 
 
@@ -279,21 +377,10 @@ def test_contract_beside_and_inside_the_file(session, description):
 
 def test_a_graph_tied_to_its_size_is_refused(root, monkeypatch):
     """With timm's own RoPE the grid is frozen into the graph; it must not get out, and an older export must stay."""
-
-    class TimmsOwn(torch.nn.Module):
-        def __init__(self, rope, prefix_tokens, dtype):
-            super().__init__()
-            self._rope, self._prefix_tokens = rope, prefix_tokens
-
-        def get_embed(self, shape):
-            sine, cosine = (half.chunk(2, -1)[0] for half in self._rope.get_embed(shape).chunk(2, -1))
-            still = torch.ones(self._prefix_tokens, cosine.shape[1])
-            return torch.stack([torch.cat([still, cosine]), torch.cat([0 * still, sine])])
-
     target = root / "refused" / "export"
     target.mkdir(parents=True)
     (target / "older").touch()
-    monkeypatch.setattr(onnx_graph, "_OpenRotation", TimmsOwn)
+    monkeypatch.setattr(onnx_graph, "OpenRotation", lambda rope: rope)
     with pytest.raises(UserError, match=r"differ by .* more than export.max_abs_difference=0.0001"):
         export(config(root, f"paths.export={target}", "export.checks=[[1,64,64]]"))
     assert [path.name for path in target.parent.iterdir()] == ["export"]
@@ -310,4 +397,4 @@ def test_fixed_batch_is_refused(exported, description, tmp_path):
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     onnx.save(model, tmp_path / "encoder.onnx")
     with pytest.raises(UserError, match="fixed N=2"):
-        onnx_graph.require_open_graph(tmp_path / "encoder.onnx", description["contract"])
+        onnx_graph.require_open_graph(tmp_path / "encoder.onnx", {"images": {0: "N", 2: "H", 3: "W"}})

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import mum_model
 from mum_model.errors import UserError
-from mum_model.model import save_mum
+from mum_model.model import MultiViewConfig, MultiViewModel, save_multiview, save_mum
 from mum_model.model.interchange import reference_state_dict
 from mum_model.pretrain.start import load_start
 from tests.conftest import run_mum
@@ -68,6 +68,7 @@ def test_from_a_vision_transformer_of_timm(tmp_path):
         ("nowhere", "nowhere: no such file or folder"),
         ("broken.pth", "broken.pth: cannot be read as weights"),
         ("timm/no_such_model", "timm cannot give these weights"),
+        ("heads", r"heads: its config.json is not that of a MuM .*timm/local-dir:RUN/encoder"),
         ("narrow", r"does not fit .* is \[16, 192\]|embed_dim|expected"),
     ],
 )
@@ -75,6 +76,7 @@ def test_what_cannot_be_started_from_is_named(tmp_path, monkeypatch, start, mess
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.pth").write_bytes(b"not weights")
     save_mum(fresh(0, encoder_dim=16), tmp_path / "narrow")
+    save_multiview(MultiViewModel(MultiViewConfig(token_dim=32, dim=16, depth=2, heads=2)), tmp_path / "heads")
     with pytest.raises(UserError, match=message):
         load_start(fresh(0), start)
 

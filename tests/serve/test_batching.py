@@ -23,7 +23,8 @@ class Doubler:
     def __init__(self):
         self.batches, self.outputs, self.go = [], [], threading.Event()
 
-    def __call__(self, images, outputs):
+    def __call__(self, inputs, outputs):
+        images = inputs["images"]
         self.go.wait(10)
         self.batches.append(len(images))
         self.outputs.append(outputs)
@@ -45,7 +46,7 @@ def run(scenario, limits=LIMITS):
             batcher = Batcher(encoder, executor, limits)
             tasks = []
             for request in scenario:
-                tasks.append(asyncio.create_task(batcher(*request)))
+                tasks.append(asyncio.create_task(batcher({"images": request[0]}, request[1])))
                 await asyncio.sleep(0.01)  # the first one begins, the others wait
             encoder.go.set()
             return await asyncio.gather(*tasks, return_exceptions=True)

@@ -88,3 +88,39 @@ def test_drawn_colours_differ_where_features_do(page):
         "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size"
     )
     assert colours > 100  # of 294 patches
+
+
+def columns_of(page, row):
+    """Sources of the images in a row of the table of reconstructions, once it is there."""
+    images = page.locator(f"#scene tr:has(th:text-is('{row}')) img")
+    expect(images).to_have_count(2)
+    expect(page.locator("#scene.stale")).to_have_count(0)
+    return images.evaluate_all("images => images.map(image => image.src)")
+
+
+def test_reconstructions(page):
+    """What was hidden changes with mask and share; what was dropped stays; all of it by keyboard."""
+    page.set_input_files("#files", [photo("a.png", PHOTO), photo("b.png", encoded(picture(112, 168, 1), "PNG"))])
+    expect(page.locator("#progress")).to_have_text("73 of 294 patches of each photo were seen.")
+    assert page.locator("#scene th[scope=col]").all_inner_texts() == ["a.png", "b.png"]
+    shown = {row: columns_of(page, row) for row in ("Photo", "Seen", "Reconstruction")}
+    assert len({source for row in shown.values() for source in row}) == 6
+    natural = page.locator("#scene img").evaluate_all("images => images.map(i => [i.naturalWidth, i.naturalHeight])")
+    assert natural == [[168, 112]] * 6
+
+    page.get_by_role("button", name="Another mask").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#seed")).to_have_value("1")
+    expect(page.locator("#scene img").nth(2)).not_to_have_attribute("src", shown["Seen"][0])
+    assert columns_of(page, "Photo") == shown["Photo"]
+    page.locator("#ratio").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#share")).to_have_text("70 %")
+    expect(page.locator("#progress")).to_have_text("88 of 294 patches of each photo were seen.")
+
+    page.locator("#seed").fill("-3")
+    page.keyboard.press("Tab")
+    expect(page.locator("#progress")).to_contain_text("query.seed")
+    expect(page.locator("#scene img")).to_have_count(0)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#reconstruction")).to_be_hidden()

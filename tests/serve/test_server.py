@@ -237,10 +237,13 @@ def test_a_refused_request_is_one_line_of_the_log(server):
 def test_sigterm_answers_what_is_in_flight_and_exits_clean(exported, tmp_path):
     with running_server(exported, tmp_path / "log") as server:
         answers = []
-        # A second of parsing and computing.
+        # A second of parsing and computing; made before, so that it is on its way when the server is stopped.
         images = np.zeros((8, 3, 32 * PATCH, 32 * PATCH), np.float32)
-        request = body(images, data=[0.0] * images.size)
-        sender = threading.Thread(target=lambda: answers.append(post(server, request)))
+        url, request = f"{server.url}/v2/models/mum/infer", json.dumps(body(images, data=[0.0] * images.size))
+        headers = {"content-type": "application/json"}
+        sender = threading.Thread(
+            target=lambda: answers.append(requests.post(url, data=request, headers=headers, timeout=30))
+        )
         sender.start()
         time.sleep(0.5)
         assert server.stop() == 0, server.log.read_text()
@@ -289,7 +292,7 @@ class Encoder:
     def __call__(self, images):
         print(images.shape, model.ready)
 
-model = EncoderModel("mum", "1", Encoder(), ThreadPoolExecutor(1), QueueLimits(1, 1, 1), max_pixels=1000)
+model = EncoderModel("mum", "1", Encoder(), None, ThreadPoolExecutor(1), QueueLimits(1, 1, 1), max_pixels=1000)
 model.start()
 model.load()
 print(model.ready)

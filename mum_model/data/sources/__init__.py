@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mum_model.data.captures import Refusal, RefusedError, Scene, Source
+from mum_model.data.remote import is_url
 from mum_model.data.sources import (
     arkitscenes,
     blendedmvs,
@@ -29,7 +30,7 @@ from mum_model.data.sources import (
     wildrgbd,
 )
 from mum_model.data.sources.archives import is_archive, unpacked
-from mum_model.data.sources.remote import fetched, is_url
+from mum_model.data.sources.remote import fetched
 from mum_model.errors import UserError
 
 SOURCES: tuple[Source, ...] = tuple(

@@ -5,6 +5,7 @@ side, or in half of each side) to OpenCV's; depth as 16-bit PNG whose bits are a
 where its mask says so. The unit is that of the sequence.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,27 @@ def recognise(path: Path) -> bool:
 
 def scenes(path: Path) -> list[Scene]:
     """List the training sequences of the categories seen in training."""
-    found = []
+    return [_scene(path, "", folder) for folder, training in _sequences(path) if training]
+
+
+def evaluation_scenes(path: Path) -> list[Scene]:
+    """List the sequences of these categories that are not for training, as `test/CATEGORY/SEQUENCE`."""
+    return [_scene(path, "test/", folder) for folder, training in _sequences(path) if not training]
+
+
+def _scene(path: Path, prefix: str, folder: Path) -> Scene:
+    category = folder.parent
+    read_it = partial(read, path, category, folder.name)
+    return Scene("co3d", f"{prefix}{category.name}/{folder.name}", (folder,), read_it)
+
+
+def _sequences(path: Path) -> Iterator[tuple[Path, bool]]:
+    """Folder of every sequence, and whether it is for training; all are, where no set list says otherwise."""
     for category in _categories(path):
         training = _training(category)
         for folder in folders(category):
-            if (folder / "images").is_dir() and (training is None or folder.name in training):
-                read_it = partial(read, path, category, folder.name)
-                found.append(Scene("co3d", f"{category.name}/{folder.name}", (folder,), read_it))
-    return found
+            if (folder / "images").is_dir():
+                yield folder, training is None or folder.name in training
 
 
 def _categories(path: Path) -> list[Path]:

@@ -1,7 +1,4 @@
-"""Captures behind a URL (`s3://bucket/captures`, or whatever else fsspec knows), fetched beside the dataset.
-
-Credentials and endpoints come from where the storage's own tools take them (for S3 `AWS_*` variables and `~/.aws`).
-"""
+"""Captures behind a URL, fetched beside the dataset."""
 
 import hashlib
 import os
@@ -9,15 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
+from mum_model.data.remote import reach, unreadable
 from mum_model.data.sources.common import file_inside
 from mum_model.errors import UserError
-
-
-def is_url(source: str) -> bool:
-    """Whether a source is a URL and not a path."""
-    return "://" in source
 
 
 def fetched(url: str, work: Path) -> Path:
@@ -33,17 +24,17 @@ def fetched(url: str, work: Path) -> Path:
     Raises:
         UserError: The URL cannot be read, holds nothing, or a name in it leads out of its folder.
     """
+    storage, root = reach(url)
     try:
-        storage, root = fsspec.url_to_fs(url)
         found = storage.find(root, detail=True)
     except Exception as error:  # each storage has its own errors, and none may pass as a traceback
-        raise UserError(f"data.source={url}: cannot be read ({type(error).__name__}: {_one_line(error)})") from error
+        raise unreadable(url, error) from error
     if not found:
         raise UserError(f"data.source={url}: nothing there; expected a capture, a dataset or an archive")
-    target = work / hashlib.sha256(url.encode()).hexdigest()[:12] / root.rstrip("/").rpartition("/")[2]
+    target = work / hashlib.sha256(url.encode()).hexdigest()[:12] / root.rpartition("/")[2]
     wanted: set[Path] = set()
     for name, about in sorted(found.items()):
-        inner = name.removeprefix(root.rstrip("/")).lstrip("/")
+        inner = name.removeprefix(root).lstrip("/")
         try:
             local = file_inside(target, inner) if inner else target
             _fetch(storage, name, about, local)
@@ -51,9 +42,7 @@ def fetched(url: str, work: Path) -> Path:
         except ValueError as error:
             raise UserError(f"data.source={url}: {error}") from error
         except Exception as error:
-            raise UserError(
-                f"data.source={url}: '{name}' cannot be fetched ({type(error).__name__}: {_one_line(error)})"
-            ) from error
+            raise unreadable(storage.unstrip_protocol(name), error) from error
     for path in target.rglob("*"):
         if path.is_file() and path not in wanted:  # gone there, so gone here
             path.unlink()
@@ -70,7 +59,3 @@ def _fetch(storage: Any, name: str, about: dict[str, Any], target: Path) -> None
     storage.get_file(name, str(partial))
     os.utime(partial, (stamp, stamp))
     partial.replace(target)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -71,8 +71,7 @@ def rendered_scenes(scenes: int, views: int, size: int, seed: int, difficulty: s
     Raises:
         UserError: There is no such difficulty.
     """
-    if difficulty not in DIFFICULTIES:
-        raise UserError(f"data.rendered.difficulty={difficulty}: expected one of {', '.join(DIFFICULTIES)}")
+    require_difficulty(difficulty)
     names = [f"room-{seed}-{scene:05d}" for scene in range(scenes)]
     return [
         Scene(
@@ -86,6 +85,19 @@ def rendered_scenes(scenes: int, views: int, size: int, seed: int, difficulty: s
     ]
 
 
+def require_difficulty(difficulty: str) -> None:
+    """Refuse a difficulty that is none.
+
+    Args:
+        difficulty: As configured.
+
+    Raises:
+        UserError: It is not one of `DIFFICULTIES`.
+    """
+    if difficulty not in DIFFICULTIES:
+        raise UserError(f"data.rendered.difficulty={difficulty}: expected one of {', '.join(DIFFICULTIES)}")
+
+
 def _describe(name: str, seed: int, scene: int, views: int, size: int, difficulty: str) -> Capture:
     frames = tuple(f"{view:04d}" for view in range(views))
     load = partial(_load, seed, scene, views, size, difficulty)
@@ -93,11 +105,21 @@ def _describe(name: str, seed: int, scene: int, views: int, size: int, difficult
 
 
 def _load(seed: int, scene: int, views: int, size: int, difficulty: str, frame: str) -> Frame:
-    return _room(seed, scene, difficulty).render(view=int(frame), views=views, size=size)
+    return room(seed, scene, difficulty).render(view=int(frame), views=views, size=size)
 
 
 @lru_cache(maxsize=4)
-def _room(seed: int, scene: int, difficulty: str) -> "Room":
+def room(seed: int, scene: int, difficulty: str) -> "Room":
+    """One room; the last few stay, since its views are wanted one after the other.
+
+    Args:
+        seed: Of all rooms.
+        scene: Its number.
+        difficulty: One of `DIFFICULTIES`.
+
+    Returns:
+        The room.
+    """
     return Room(seed, scene, DIFFICULTIES[difficulty])
 
 
@@ -150,6 +172,30 @@ class Room:
         Returns:
             Image, intrinsics, pose and exact depth.
         """
+        image, intrinsics, cam2world = self._photo(view, views, size)
+        _, _, depth = self._trace(size, intrinsics, cam2world)
+        return Frame(
+            image=image,
+            intrinsics=intrinsics,
+            world2cam=invert_pose(cam2world),
+            depth=depth.reshape(size, size).astype(np.float32),
+        )
+
+    def image(self, view: int, views: int, size: int) -> np.ndarray:
+        """The image of `render` alone, for what needs no depth.
+
+        Args:
+            view: Which one, `0..views-1`.
+            views: How many there are along the camera's path.
+            size: Side of the image in pixels.
+
+        Returns:
+            RGB uint8 `[size, size, 3]`.
+        """
+        return self._photo(view, views, size)[0]
+
+    def _photo(self, view: int, views: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image uint8 `[size, size, 3]`, intrinsics `[3, 3]` and camera-to-world `[3, 4]`."""
         rng = np.random.default_rng([self.seed, self.scene, view])
         cam2world = self._camera(rng, view / views)
         focal = 0.5 * size / math.tan(math.radians(rng.uniform(50, 70)) / 2)
@@ -158,13 +204,7 @@ class Room:
         points, triangle, _ = self._trace(size * SUPERSAMPLING, fine, cam2world)
         colour = self._light(rng, points, triangle, self._albedo(points, triangle), cam2world[:, 3])
         image = cv2.resize(colour.reshape(size * SUPERSAMPLING, -1, 3), (size, size), interpolation=cv2.INTER_AREA)
-        _, _, depth = self._trace(size, intrinsics, cam2world)
-        return Frame(
-            image=(image * 255 + 0.5).astype(np.uint8),
-            intrinsics=intrinsics,
-            world2cam=invert_pose(cam2world),
-            depth=depth.reshape(size, size).astype(np.float32),
-        )
+        return (image * 255 + 0.5).astype(np.uint8), intrinsics, cam2world
 
     def _walls(self, rng: np.random.Generator) -> Solid:
         return Solid(_box(self.half), np.eye(3, 4), _three(rng), rng.uniform(*self.difficulty.wall_tile))

@@ -42,6 +42,19 @@ class FileFrame:
     world2cam: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class DepthFormat:
+    """How a benchmark stores depth.
+
+    Attributes:
+        read: Reads a file: float32 `[H, W]`, 0 where unknown.
+        check: Raises where a file is cut, without reading all of it.
+    """
+
+    read: Callable[[Path], np.ndarray]
+    check: Callable[[Path], object]
+
+
 class FileFrames:
     """Frames as files; images are stretched to the size of the depth where the benchmark stores them at another."""
 
@@ -49,7 +62,7 @@ class FileFrames:
         self,
         name: str,
         frames: Sequence[FileFrame],
-        read_depth: Callable[[Path], np.ndarray],
+        depth: DepthFormat | None,
         size: tuple[int, int] | None = None,
     ):
         """Check that every file is there and that every image is whole.
@@ -57,13 +70,13 @@ class FileFrames:
         Args:
             name: Of the benchmark.
             frames: The frames.
-            read_depth: Reads a depth file: float32 `[H, W]`, 0 where unknown.
+            depth: How their depth is stored; None without any.
             size: Width and height that images and intrinsics are brought to; None keeps them.
 
         Raises:
             UserError: A file is missing or cut; the first is named.
         """
-        self.name, self.frames, self.read_depth, self.size = name, list(frames), read_depth, size
+        self.name, self.frames, self.format, self.size = name, list(frames), depth, size
         files = [path for frame in self.frames for path in (frame.image, frame.depth) if path is not None]
         missing = [path for path in files if not path.is_file()]
         if missing:
@@ -72,6 +85,9 @@ class FileFrames:
                 f"{missing[0]}. Unpack the whole benchmark under its root"
             )
         self._stored = [self._checked(image_size, frame.image) for frame in self.frames]
+        for frame in self.frames:
+            if depth is not None and frame.depth is not None:
+                self._checked(depth.check, frame.depth)
 
     def image(self, row: int) -> np.ndarray:
         """RGB uint8 `[H, W, 3]`."""
@@ -105,7 +121,7 @@ class FileFrames:
     def depth(self, row: int) -> np.ndarray | None:
         """z-depth of the size of the image, where there is a file of it."""
         path = self.frames[row].depth
-        return None if path is None else self._depth(path, self.shape(row))
+        return None if path is None or self.format is None else self._depth(self.format, path, self.shape(row))
 
     def scene(self, row: int) -> str:
         """Name of the scene."""
@@ -119,8 +135,8 @@ class FileFrames:
         """Hash of the image file."""
         return _sha256(self.frames[row].image) + str(self.size)
 
-    def _depth(self, path: Path, shape: tuple[int, int]) -> np.ndarray:
-        depth = _kept_depth(self.read_depth, path)
+    def _depth(self, form: DepthFormat, path: Path, shape: tuple[int, int]) -> np.ndarray:
+        depth = _kept_depth(form.read, path)
         if depth.shape != shape:
             raise UserError(f"{path}: depth of {depth.shape[1]}x{depth.shape[0]}, its image has {shape[1]}x{shape[0]}")
         return depth

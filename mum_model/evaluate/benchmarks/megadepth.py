@@ -7,9 +7,9 @@ world-to-camera and intrinsics COLMAP's, whose pixel centres are those of this p
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -17,9 +17,11 @@ from omegaconf import DictConfig
 
 from mum_model.data.scenes import SPLITS
 from mum_model.errors import UserError
-from mum_model.evaluate.benchmarks.files import FileFrame, listed_files, read_arrays
-from mum_model.evaluate.benchmarks.pair_lists import ListedPair, PairList, draw_listed, pair_task
+from mum_model.evaluate.benchmarks.files import DepthFormat, FileFrame, listed_files, read_arrays
+from mum_model.evaluate.benchmarks.pair_lists import ListedPair, PairList, draw_listed, pair_tasks
 from mum_model.evaluate.task import Task
+
+T = TypeVar("T")
 
 _SCENE = re.compile(r"(?:Undistorted_SfM|MegaDepth_v1)/([^/]+)/")
 
@@ -29,11 +31,12 @@ def open_megadepth(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequenc
 
     Args:
         name: Of the benchmark.
-        benchmark: `root`, `fit`, and `pairs.{train,val,test}`, each a list of files or wildcards relative to the root.
+        benchmark: `root`, `fit`, `tasks`, and `pairs.{train,val,test}`, each a list of files or wildcards relative to
+            the root.
         cfg: The composed configuration.
 
     Returns:
-        Its task; the test lists are used whole.
+        Its tasks; the test lists are used whole.
 
     Raises:
         UserError: A list or a file that it names is missing or damaged.
@@ -42,7 +45,7 @@ def open_megadepth(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequenc
     found = {split: listed_files(name, root, benchmark.pairs[split]) for split in SPLITS}
     lists = {split: [_read_list(path, root) for path in files] for split, files in found.items()}
     pairs = draw_listed(lists, cfg.evaluate, cfg.seed)
-    return [pair_task(name, pairs, benchmark.fit, cfg.evaluate, read_depth)]
+    return pair_tasks(name, pairs, benchmark, cfg.evaluate, DepthFormat(read_depth, _check_depth))
 
 
 def _read_list(path: Path, root: Path) -> PairList:
@@ -91,8 +94,16 @@ def read_depth(path: Path) -> np.ndarray:
     Raises:
         UserError: The file is cut or holds no depth.
     """
+    return np.maximum(_opened(path, lambda depth: np.asarray(depth, np.float32)), 0)
+
+
+def _check_depth(path: Path) -> None:
+    _opened(path, lambda depth: depth.shape)
+
+
+def _opened(path: Path, use: Callable[[h5py.Dataset], T]) -> T:
     try:
         with h5py.File(path, "r") as file:
-            return np.maximum(np.asarray(file["depth"], np.float32), 0)
+            return use(file["depth"])
     except (OSError, KeyError) as error:
         raise UserError(f"{path}: cut, or no depth of MegaDepth ({error}); download it again") from error

@@ -1,6 +1,6 @@
 """Published lists of pairs: what they name, and how pairs are drawn from the long ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +8,11 @@ import numpy as np
 from omegaconf import DictConfig
 
 from mum_model.errors import UserError
-from mum_model.evaluate.benchmarks.files import FileFrame, FileFrames
+from mum_model.evaluate.benchmarks.files import DepthFormat, FileFrame, FileFrames
 from mum_model.evaluate.pairs import PairTask
+from mum_model.evaluate.pose_head import pose_head_task
 from mum_model.evaluate.task import Task
-from mum_model.evaluate.views import Fit, Views
+from mum_model.evaluate.views import Views
 
 
 @dataclass(frozen=True)
@@ -79,39 +80,47 @@ def _evenly(lists: Sequence[PairList], count: int, seed: int) -> PairList:
     return [one[turn] for turn in range(longest) for one in shuffled if turn < len(one)][:count]
 
 
-def pair_task(
+def pair_tasks(
     name: str,
     pairs: Mapping[str, Sequence[ListedPair]],
-    fit: Fit,
+    benchmark: DictConfig,
     settings: DictConfig,
-    read_depth: Callable[[Path], np.ndarray],
+    depth: DepthFormat,
     size: tuple[int, int] | None = None,
-) -> Task:
-    """The task on pairs of lists.
+) -> list[Task]:
+    """The tasks on pairs of lists.
 
     Args:
         name: Of the benchmark.
         pairs: Of each split.
-        fit: How frames become squares.
+        benchmark: `fit`, `tasks` (`pairs`, `pose_head`), and `train_on` where the head is trained on another benchmark.
         settings: `evaluate` of the configuration.
-        read_depth: Reads a depth file.
+        depth: How their depth is stored.
         size: Width and height that images are brought to first.
 
     Returns:
-        The task, its files checked.
+        The tasks, their files checked.
     """
     frames: dict[Path, FileFrame] = {}
     for pair in (pair for split in pairs.values() for pair in split):
         frames |= {pair.a.image: pair.a, pair.b.image: pair.b}
     row = {path: i for i, path in enumerate(frames)}
-    views = Views(FileFrames(name, list(frames.values()), read_depth, size), settings.size, fit)
+    views = Views(FileFrames(name, list(frames.values()), depth, size), settings.size, benchmark.fit)
     rows = {split: [(row[pair.a.image], row[pair.b.image]) for pair in listed] for split, listed in pairs.items()}
     relative = {
-        (row[pair.a.image], row[pair.b.image]): pair.relative for pair in pairs["test"] if pair.relative is not None
+        (row[pair.a.image], row[pair.b.image]): pair.relative
+        for listed in pairs.values()
+        for pair in listed
+        if pair.relative is not None
     }
     scenes = len({pair.a.scene for pair in pairs["test"]})
     about = (
         f"{len(rows['test'])} test pairs of {scenes} scenes, all that the published lists name; {len(rows['train'])} "
         f"pairs to train a probe and {len(rows['val'])} to choose it, of other scenes"
     )
-    return PairTask(views, rows, settings, about, relative)
+    tasks: list[Task] = []
+    if "pairs" in benchmark.tasks:
+        tasks.append(PairTask(views, rows, settings, about, relative))
+    if "pose_head" in benchmark.tasks:
+        tasks.append(pose_head_task(views, rows, relative, benchmark.get("train_on"), settings, about))
+    return tasks

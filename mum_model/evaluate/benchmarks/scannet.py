@@ -14,11 +14,11 @@ from omegaconf import DictConfig
 
 from mum_model.data.captures import RefusedError
 from mum_model.data.geometry import invert_pose
-from mum_model.data.images import read_png16
+from mum_model.data.images import image_size, read_png16
 from mum_model.data.scenes import SPLITS
 from mum_model.errors import UserError
-from mum_model.evaluate.benchmarks.files import FileFrame, listed_files, read_arrays
-from mum_model.evaluate.benchmarks.pair_lists import ListedPair, PairList, draw_listed, pair_task
+from mum_model.evaluate.benchmarks.files import DepthFormat, FileFrame, listed_files, read_arrays
+from mum_model.evaluate.benchmarks.pair_lists import ListedPair, PairList, draw_listed, pair_tasks
 from mum_model.evaluate.task import Task
 
 SIZE = (640, 480)  # of the depth; colour is stored at 1296 x 968
@@ -29,12 +29,12 @@ def open_scannet(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[
 
     Args:
         name: Of the benchmark.
-        benchmark: `root`, `fit`, `scans` (folder of the scenes) and `pairs.{train,val,test}`, each a list of files or
-            wildcards relative to the root.
+        benchmark: `root`, `fit`, `tasks`, `scans` (folder of the scenes) and `pairs.{train,val,test}`, each a list of
+            files or wildcards relative to the root.
         cfg: The composed configuration.
 
     Returns:
-        Its task; the test list is used whole.
+        Its tasks; the test list is used whole.
 
     Raises:
         UserError: A list or a file that it names is missing or damaged.
@@ -44,7 +44,7 @@ def open_scannet(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[
     scans = root / benchmark.scans
     lists = {split: [_read_list(path, scans) for path in files] for split, files in found.items()}
     pairs = draw_listed(lists, cfg.evaluate, cfg.seed)
-    return [pair_task(name, pairs, benchmark.fit, cfg.evaluate, read_depth, SIZE)]
+    return pair_tasks(name, pairs, benchmark, cfg.evaluate, PNG_DEPTH, SIZE)
 
 
 def _read_list(path: Path, scans: Path) -> PairList:
@@ -105,3 +105,6 @@ def read_depth(path: Path) -> np.ndarray:
         return read_png16(path).astype(np.float32) / 1000
     except RefusedError as error:
         raise UserError(str(error)) from error
+
+
+PNG_DEPTH = DepthFormat(read_depth, image_size)

@@ -20,7 +20,7 @@ from mum_model.data.captures import RefusedError
 from mum_model.data.images import is_image_name, read_image
 from mum_model.errors import UserError
 from mum_model.evaluate.benchmarks.files import FileFrame, FileFrames
-from mum_model.evaluate.benchmarks.scannet import read_depth
+from mum_model.evaluate.benchmarks.scannet import PNG_DEPTH
 from mum_model.evaluate.classification import ClassificationTask
 from mum_model.evaluate.depth import DepthTask
 from mum_model.evaluate.segmentation import SegmentationTask
@@ -52,7 +52,7 @@ def open_imagenet(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence
     listed, tested = (
         [FileFrame(path, scene) for scene in classes for path in found[part][scene]] for part in ("train", "val")
     )
-    files = FileFrames(name, listed + tested, read_depth)
+    files = FileFrames(name, listed + tested, None)
     rows = _rows(len(listed), len(tested), cfg.seed)
     about = f"{len(classes)} classes; {_counts(rows)}"
     return [ClassificationTask(Views(files, cfg.evaluate.size, benchmark.fit), rows, classes, cfg.evaluate, about)]
@@ -89,7 +89,7 @@ def open_ade20k(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[T
     annotations = [root / "annotations" / f.image.parent.name / f"{f.image.stem}.png" for f in frames]
     if missing := [path for path in annotations if not path.is_file()]:
         raise UserError(f"{name}: {len(missing)} annotations are missing, the first is {missing[0]}")
-    files = FileFrames(name, frames, read_depth)
+    files = FileFrames(name, frames, None)
 
     def read_labels(row: int) -> np.ndarray:
         path = annotations[row]
@@ -132,7 +132,7 @@ def open_nyu(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[Task
                 listed.append(FileFrame(image, scene.name, depth, NYU_INTRINSICS))
         if not listed:
             raise UserError(f"{name}: nothing is {folder}/SCENE/rgb_*.jpg; NYU's layout has it beside sync_depth_*.png")
-    files = FileFrames(name, frames["train"] + frames["test"], read_depth)
+    files = FileFrames(name, frames["train"] + frames["test"], PNG_DEPTH)
     names = sorted({frame.scene for frame in frames["train"]})
     held_out = {names[i] for i in _hold_out(len(names), cfg.seed)[1]}
     rows = {

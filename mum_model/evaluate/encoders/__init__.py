@@ -132,7 +132,7 @@ def _open_path(name: str, spec: str) -> tuple[Encoder, str]:
         return TimmEncoder(name, load_encoder(path / "encoder")), f"the encoder of {path}"
     if (path / "export.json").is_file():
         exported = json.loads((path / "export.json").read_text())
-        return OnnxEncoder(name, path / exported["files"][0]["name"]), f"ONNX of {path}"
+        return OnnxEncoder(name, path / exported["variants"]["fp32"]["file"]), f"ONNX of {path}"
     if (path / "config.json").is_file():
         return TimmEncoder(name, load_encoder(path)), f"the encoder {path}"
     if path.suffix == ".onnx" and path.is_file():
@@ -150,7 +150,8 @@ def _fresh_run(name: str, run: Path, seed: int) -> Encoder:
     path = run / "model" / "config.json"
     if not path.is_file():
         raise UserError(f"encoder: 'random' takes its architecture from {path}, which is missing; or use random/NAME")
-    config = MuMConfig(**json.loads(path.read_text()))
+    content = json.loads(path.read_text())
+    config = MuMConfig(**content.get("mum", content))  # a multi-view model notes it beside its own
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TimmEncoder(name, MuM(config).encoder.eval())

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from fastapi import APIRouter, Response
 
+from mum_model.serve.models import Models
+
 FILES = {"/page": "index.html", "/page/page.js": "page.js", "/page/page.css": "page.css"}
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
@@ -15,11 +17,17 @@ HEADERS = {
 }
 
 
-def page_route() -> APIRouter:
-    """The page with its style and its script."""
+def page_route(models: Models) -> APIRouter:
+    """The page with its style and its script, and the models that it can offer."""
     router = APIRouter(include_in_schema=False)
     for url, name in FILES.items():
         router.add_api_route(url, _sender(Path(__file__).with_name(name)), methods=["GET"])
+
+    @router.get("/page/models")
+    async def page_models() -> list[dict[str, str | bool]]:
+        """Every model and version by name, and whether it reconstructs."""
+        return [{"name": name, "reconstructs": model.reconstructs} for name, model in models.models.items()]
+
     return router
 
 

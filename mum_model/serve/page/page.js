@@ -1,5 +1,6 @@
 "use strict";
-// Photos -> features by this server -> colours (PCA) and matches (nearest neighbours both ways), drawn here.
+// Photos -> features by this server -> colours (PCA) and matches (nearest neighbours both ways), drawn here; and
+// reconstructions, drawn by the server, where it has the whole model.
 
 const VIEW_HEIGHT = 480; // pixels of a drawn photo; the style sheet shows it smaller
 const MOST_LINES = 60;
@@ -11,18 +12,24 @@ let chosen = null; // {view, patch}
 
 // Talking to the server
 
+let models = []; // {name, reconstructs}
+
 async function listModels() {
-  const answer = await fetch("v2/models");
-  const { models } = await answer.json();
-  element("model").replaceChildren(...models.map((name) => new Option(name)));
+  models = await (await fetch("page/models")).json();
+  element("model").replaceChildren(...models.map(({ name }) => new Option(name)));
+}
+
+async function ask(route, query, body, headers = {}) {
+  const url = `v2/models/${encodeURIComponent(element("model").value)}/${route}?${new URLSearchParams(query)}`;
+  const answer = await fetch(url, { method: "POST", body, headers });
+  const content = await answer.json();
+  if (!answer.ok) throw new Error(content.error ?? `HTTP ${answer.status}`);
+  return content;
 }
 
 async function encode(file) {
-  const query = new URLSearchParams({ size: element("size").value, outputs: "patch_tokens" });
-  const url = `v2/models/${encodeURIComponent(element("model").value)}/images?${query}`;
-  const answer = await fetch(url, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
-  const body = await answer.json();
-  if (!answer.ok) throw new Error(body.error ?? `HTTP ${answer.status}`);
+  const query = { size: element("size").value, outputs: "patch_tokens" };
+  const body = await ask("images", query, file, { "Content-Type": "application/octet-stream" });
   const [{ rows, columns, patch_tokens: tokens }] = body.images;
   const dim = tokens[0].length;
   return { name: file.name, bitmap: await createImageBitmap(file), rows, columns, dim, tokens: Float32Array.from(tokens.flat()) };
@@ -165,6 +172,31 @@ function drawMatches() {
   element("count").value = `${matches.length} patches choose each other; the ${Math.min(MOST_LINES, matches.length)} most alike are drawn.`;
 }
 
+function picture(view, kind, what) {
+  const image = document.createElement("img");
+  image.src = `data:image/png;base64,${view[kind]}`;
+  image.alt = `${view.name}: ${what}`;
+  return image;
+}
+
+function heading(text, scope) {
+  const cell = document.createElement("th");
+  cell.scope = scope; cell.textContent = cell.title = text;
+  return cell;
+}
+
+/** A table with a column a view: the photo, what the model saw, what it made of it. */
+function drawScene(scene) {
+  const table = document.createElement("table"), head = table.insertRow();
+  head.append(document.createElement("td"), ...scene.map((view) => heading(view.name, "col")));
+  for (const [kind, title] of [["input", "Photo"], ["seen", "Seen"], ["reconstruction", "Reconstruction"]]) {
+    const row = table.insertRow();
+    row.append(heading(title, "row"));
+    for (const view of scene) row.insertCell().append(picture(view, kind, title.toLowerCase()));
+  }
+  element("scene").replaceChildren(table);
+}
+
 function drawAll() {
   views.forEach(draw);
 }
@@ -227,9 +259,9 @@ function show() {
   drawMatches();
 }
 
-function say(text, isError = false) {
-  element("status").textContent = text;
-  element("status").classList.toggle("error", isError);
+function say(text, isError = false, id = "status") {
+  element(id).textContent = text;
+  element(id).classList.toggle("error", isError);
 }
 
 let files = []; // what the shown views were made of
@@ -237,6 +269,30 @@ let files = []; // what the shown views were made of
 async function add(added) {
   files = [...files, ...added];
   await encodeAll();
+}
+
+let asked = 0; // reconstructions so far; only the last one is shown
+
+async function reconstruct() {
+  const mine = ++asked, offered = models.find(({ name }) => name === element("model").value)?.reconstructs;
+  element("reconstruction").hidden = !offered || files.length === 0;
+  if (element("reconstruction").hidden) return;
+  const form = new FormData();
+  for (const file of files) form.append("file", file);
+  const query = { size: element("size").value, mask_ratio: element("ratio").value / 100, seed: element("seed").value };
+  say("Computing ...", false, "progress");
+  element("scene").classList.add("stale");
+  try {
+    const { views: scene, rows, columns } = await ask("reconstruct", query, form);
+    if (mine !== asked) return;
+    drawScene(scene);
+    say(`${scene[0].visible.length} of ${rows * columns} patches of each photo were seen.`, false, "progress");
+  } catch (error) {
+    if (mine !== asked) return;
+    element("scene").replaceChildren();
+    say(error.message, true, "progress");
+  }
+  element("scene").classList.remove("stale");
 }
 
 async function encodeAll() {
@@ -253,12 +309,17 @@ async function encodeAll() {
   show();
   if (failures.length) say(failures.join(" "), true);
   else say(files.length === 0 ? "No photos yet." : `${files.length} photo${files.length > 1 ? "s" : ""}.`);
+  await reconstruct();
 }
 
 element("files").addEventListener("change", (event) => add([...event.target.files]));
 element("model").addEventListener("change", encodeAll);
 element("size").addEventListener("change", encodeAll);
 element("opacity").addEventListener("input", drawAll);
+element("ratio").addEventListener("input", () => { element("share").value = `${element("ratio").value} %`; });
+for (const id of ["ratio", "seed"]) element(id).addEventListener("change", reconstruct);
+element("reshuffle").addEventListener("click", () => { element("seed").stepUp(); reconstruct(); });
+for (const id of ["controls", "masking"]) element(id).addEventListener("submit", (event) => event.preventDefault());
 element("clear").addEventListener("click", () => { files = []; element("files").value = ""; encodeAll(); });
 for (const id of ["left", "right"]) element(id).addEventListener("change", drawMatches);
 addEventListener("dragover", (event) => { event.preventDefault(); element("drop").classList.add("over"); });

@@ -1,8 +1,8 @@
-"""The objective as one module: what DeepSpeed drives, what is compiled, and in which precision it runs."""
+"""The loss as one module: what DeepSpeed drives, what is compiled, and in which precision it runs."""
 
 import functools
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,54 +10,57 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from mum_model.errors import UserError
-from mum_model.model import MuM
-from mum_model.model.pixels import normalise_pixels
-from mum_model.model.scenes import SceneLayout
+from mum_model.model.encoder import transformer_blocks
+from mum_model.pretrain.objectives import Objective
 
 
-class Objective(nn.Module):
-    """From stored pixels to the loss.
+class LossModule(nn.Module):
+    """A model and its objective, from the inputs of a pack to the loss.
 
     Weights stay in float32 and are the optimiser's own: bf16 is a matter of autocast, so no second copy of them and
     no rounding of small updates.
     """
 
-    def __init__(self, model: MuM, *, mask_ratio: float, precision: str, normalise_target: bool = True):
+    def __init__(self, model: nn.Module, objective: Objective, precision: str):
         """Wrap a model.
 
         Args:
             model: To be trained.
-            mask_ratio: Share of the patches of each view that is removed.
+            objective: Has its loss.
             precision: `fp32` or `bf16`.
-            normalise_target: Predict normalised pixels, as the paper does.
         """
         super().__init__()
-        self.model, self.mask_ratio, self.bf16 = model, mask_ratio, precision == "bf16"
-        self.normalise_target = normalise_target
+        self.model, self.objective, self.bf16 = model, objective, precision == "bf16"
+        if not torch.cuda.is_available():
+            _attend_by_products(model)
 
-    def forward(self, images: Tensor, scenes: SceneLayout, noise: Tensor) -> Tensor:
+    def forward(self, *inputs: Any) -> Tensor:
         """The loss of one pack.
 
         Args:
-            images: Views of all scenes end to end, uint8 `[F, 3, H, W]`.
-            scenes: Which of them make a scene.
-            noise: `[F, L]`, decides the masks.
+            inputs: As the objective's `inputs` gave them.
 
         Returns:
             Scalar float32.
         """
-        kind = images.device.type
+        kind = next(self.model.parameters()).device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.bf16), self._attention(kind):
-            frames = normalise_pixels(images)
-            return self.model.masked_loss(
-                frames, scenes, self.mask_ratio, noise, normalise_target=self.normalise_target
-            )
+            return self.objective.loss(self.model, *inputs)
 
     def _attention(self, device: str) -> AbstractContextManager:
         """On a GPU an attention that cannot run fused is an error, not a slow surprise."""
         if device != "cuda":
             return nullcontext()
         return sdpa_kernel([SDPBackend.FLASH_ATTENTION] if self.bf16 else [SDPBackend.EFFICIENT_ATTENTION])
+
+
+def _attend_by_products(model: nn.Module) -> None:
+    """Let timm write out the attention within a view: on a CPU torch's fused one is slow where sequences are short.
+
+    Attention over scenes chooses by their length (`mum_model.model.scenes`).
+    """
+    for block in transformer_blocks(model):
+        block.attn.fused_attn = False
 
 
 def resolve_precision(setting: str) -> str:
@@ -79,14 +82,7 @@ def resolve_precision(setting: str) -> str:
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def transformer_blocks(model: MuM) -> Iterator[nn.Module]:
-    """All blocks of encoder and decoder: the pieces that are compiled and recomputed one by one."""
-    yield from model.encoder.blocks
-    yield from model.decoder.frame_blocks
-    yield from model.decoder.global_blocks
-
-
-def compile_blocks(model: MuM) -> None:
+def compile_blocks(model: nn.Module) -> None:
     """Compile every block in place.
 
     Blocks of a kind share one compiled graph, so compilation takes as long as that of three blocks, whatever the depth.
@@ -98,7 +94,7 @@ def compile_blocks(model: MuM) -> None:
         block.compile()
 
 
-def recompute_blocks(model: MuM, share: float) -> None:
+def recompute_blocks(model: nn.Module, share: float) -> None:
     """Trade time for memory: forget the inner activations of some blocks, and compute them again going backward.
 
     Args:

@@ -1,14 +1,17 @@
-"""The objective: its switches, and what they leave as it is."""
+"""The loss as one module: its switches, and what they leave as it is."""
 
 import pytest
 import torch
 
 import mum_model
+from mum_model.config import compose
 from mum_model.errors import UserError
+from mum_model.model.encoder import transformer_blocks
 from mum_model.model.masking import patchify
 from mum_model.model.pixels import normalise_pixels
 from mum_model.model.scenes import SceneLayout
-from mum_model.pretrain.objective import Objective, compile_blocks, recompute_blocks, transformer_blocks
+from mum_model.pretrain.module import LossModule, compile_blocks, recompute_blocks
+from mum_model.pretrain.objectives.masked import MaskedImages
 from tests.model.test_mum import SMALL
 
 VIEWS = (3, 2)
@@ -29,7 +32,8 @@ def batch():
 
 def loss_and_gradient(model, batch, **settings):
     model.zero_grad()
-    loss = Objective(model, mask_ratio=0.75, precision="fp32", **settings)(*batch)
+    cfg = compose([f"pretrain.{name}={value}" for name, value in settings.items()])
+    loss = LossModule(model, MaskedImages(cfg), "fp32")(*batch)
     loss.backward()
     return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("study", help="name of its experiment: geometry_rooms, geometry_rgbd")
     parser.add_argument("--picture", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
-    cfg = compose([f"experiment={options.study}", "data.source=any"])
+    cfg = compose([f"experiment={options.study}"])
     torch.set_num_threads(cfg.machine.threads)
     metrics = json.loads((Path(cfg.paths.evaluation) / "metrics.json").read_text())
     found = {arm: sorted(Path(cfg.paths.run).parent.glob(f"{arm}-seed-*")) for arm in ARMS}
@@ -107,7 +107,7 @@ def held_out_scenes(cfg: DictConfig) -> list[torch.Tensor]:
     sequences = index.sequences("val")
     long_enough = np.flatnonzero(sequences.lengths >= VIEWS)
     rng = np.random.default_rng(0)
-    whole = Augmentation(cfg.pretrain.size, crop_scale=1.0, flip=0.0)
+    whole = Augmentation(cfg.pretrain.size, crop_scale=1.0, crop_ratio=(1, 1), flip=0.0)
     scenes = []
     for chosen in rng.permutation(long_enough)[:SCENES]:
         rows = rng.choice(sequences[int(chosen)], VIEWS, replace=False)

@@ -36,6 +36,14 @@ def normalised(images, mean, deviation):
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+def test_a_wildcard_finds_the_runs_and_not_the_hidden_locks_beside_them(tiny_run, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to(tiny_run)
+        (tmp_path / f".{name}.lock").touch()
+    found = open_contestants(compose([*TINY, f"encoder=[{tmp_path}/*]"]))
+    assert [contestant.name for contestant in found] == ["a", "b"]
+
+
 @torch.no_grad()
 def test_a_run_is_its_encoder_without_the_class_token(tiny_run):
     tokens = opened("run", f"paths.run={tiny_run}").tokens(IMAGES, -1)

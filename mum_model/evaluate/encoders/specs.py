@@ -81,11 +81,12 @@ def _layer(text: str) -> tuple[str, str | None]:
 
 
 def _found(pattern: str) -> dict[str, str]:
-    """Paths that a pattern finds, by the part that the first wildcard stands for."""
+    """Paths that a pattern finds, by the part that the first wildcard stands for, unless it is hidden."""
     path = Path(pattern).expanduser()
     parts = path.parts
     varying = next(i for i, part in enumerate(parts) if "*" in part)
-    found = sorted(Path(*parts[:varying]).glob(str(Path(*parts[varying:]))))
+    anywhere = Path(*parts[:varying]).glob(str(Path(*parts[varying:])))
+    found = sorted(one for one in anywhere if not one.parts[varying].startswith("."))  # as the lock beside a run is
     if not found:
         raise UserError(f"encoder: nothing is {pattern}")
     return {_plain(one.parts[varying]): str(one) for one in found}

@@ -34,8 +34,8 @@ from mum_model.export.contract import input_contract
 from mum_model.export.onnx_graph import GraphForm, OpenRotation, write_graph
 from mum_model.export.variants import quantise_dynamically, quantise_statically
 from mum_model.files import write_json
+from mum_model.inference import available_cores
 from mum_model.model.encoder import ENCODER_ARGUMENTS, ENCODER_SIZES
-from mum_model.serve.encoder import available_cores
 
 PRODUCT_SIDE = 1024
 """Of the square matrices whose product says how fast the processor can be."""

@@ -1,8 +1,9 @@
 """An exported graph on ONNX Runtime: how it is opened, and what it takes. Without PyTorch, since servers have none."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -37,7 +38,7 @@ def open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSessio
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except ONNXRUNTIME_ERRORS as error:
-        raise UserError(f"{path}: ONNX Runtime cannot run it: {error}") from error
+        raise UserError(f"{path}: ONNX Runtime cannot run it ({error}); copy it again or run `mum export`") from error
 
 
 def available_cores() -> int:
@@ -51,6 +52,20 @@ def available_cores() -> int:
     except OSError:
         return cores
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def graph_input(pixels: np.ndarray, described: Mapping[str, Any]) -> np.ndarray:
+    """What an exported encoder takes for pixels: themselves, or normalised images.
+
+    Args:
+        pixels: RGB uint8 `[N, H, W, 3]`.
+        described: The `input` of its contract.
+
+    Returns:
+        The pixels, or float32 `[N, 3, H, W]`.
+    """
+    is_pixels = described["dtype"] == "uint8"
+    return np.ascontiguousarray(pixels) if is_pixels else normalised(pixels, described["mean"], described["std"])
 
 
 def normalised(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from mum_model.errors import UserError
 from mum_model.export.contract import output_blocks
 from mum_model.export.onnx_graph import features, round_up
-from mum_model.inference import normalised, open_session
+from mum_model.inference import graph_input, open_session
 from mum_model.model.encoder import Eva
 
 Features = list[np.ndarray]
@@ -56,11 +56,11 @@ class OnnxGraph:
             threads: Threads of one operator.
         """
         self._session = open_session(path, threads)
-        self._contract = contract
+        self._input = contract["input"]
 
     def __call__(self, pixels: np.ndarray) -> Features:
         """All outputs for RGB uint8 pixels `[N, H, W, 3]`."""
-        return self._session.run(None, {self._contract["input"]["name"]: graph_input(pixels, self._contract)})
+        return self._session.run(None, {self._input["name"]: graph_input(pixels, self._input)})
 
     def patch_tokens(self, pixels: np.ndarray) -> np.ndarray:
         """Final-normed patch tokens `[N, L, D]` of RGB uint8 pixels `[N, H, W, 3]`."""
@@ -94,14 +94,6 @@ class Reference:
         exact = copy.copy(self)
         exact._encoder = copy.deepcopy(self._encoder).double()
         return exact
-
-
-def graph_input(pixels: np.ndarray, contract: Mapping[str, Any]) -> np.ndarray:
-    """What the graph takes for RGB uint8 pixels `[N, H, W, 3]`: themselves, or normalised float32 `[N, 3, H, W]`."""
-    described = contract["input"]
-    if described["dtype"] == "uint8":
-        return pixels
-    return normalised(pixels, described["mean"], described["std"])
 
 
 def noise(sizes: Iterable[Sequence[int]], patch_size: int, seed: int) -> list[np.ndarray]:

@@ -20,7 +20,7 @@ from mum_model.evaluate.figures import kept_view
 from mum_model.evaluate.metrics import relative_pose_error
 from mum_model.evaluate.multiview_figures import draw_scene
 from mum_model.evaluate.multiview_lessons import Geometry, MultiViewLessons, MultiViewSettings, Sets, predict
-from mum_model.evaluate.task import Arrays, Outcome, Picture
+from mum_model.evaluate.task import Arrays, Outcome, Picture, choose
 from mum_model.evaluate.views import ImageSet, Views, sha256_of
 from mum_model.model.multiview_heads import decode_cameras
 
@@ -122,15 +122,13 @@ class MultiViewTask:
     def keep(self, outcome: Outcome, count: int) -> Arrays:
         """A few sets and those where this encoder is worst; of every set what this encoder predicted."""
         error = np.nanmean(outcome.values["multiview.auc30"], axis=1)
-        count = max(1, count // 3)  # a picture of ten views is large
-        spread = np.linspace(0, len(error) - 1, min(count, len(error))).astype(int).tolist()
-        worst = [int(i) for i in np.argsort(-error, kind="stable") if i not in spread][: max(1, count // 2)]
-        chosen = [*spread, *worst]
+        choice = choose(np.arange(len(error)), error, max(1, count // 3))  # a picture of ten views is large
+        chosen = choice.units.tolist()
         truth = [self._truth(self.sets[i])[0] for i in chosen]
         width = max(len(rows) for rows in self.sets)
         return {
-            "chosen": np.array(chosen),
-            "failed": np.array([False] * len(spread) + [True] * len(worst)),
+            "chosen": choice.units,
+            "failed": choice.failed,
             "labels": np.array([self.views.frames.scene(self.sets[i][0]) for i in chosen]),
             "images": _padded([np.stack([kept_view(self.views.image(row)) for row in self.sets[i]]) for i in chosen]),
             "true_cameras": _padded([_centres(scene) for scene in truth], width),

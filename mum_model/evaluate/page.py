@@ -70,8 +70,8 @@ class Row:
     Attributes:
         key: `BENCHMARK.TASK.NUMBER`.
         heading: Its name, with an arrow to the better side.
-        cells: By encoder: the text, and `best`, `tied` (the paired interval of the difference to the best holds zero)
-            or nothing.
+        cells: By encoder: the text, and `best` (no other has its value), `tied` (the paired interval of the difference
+            to the best holds zero) or nothing; nothing where an encoder is judged alone.
     """
 
     key: str
@@ -186,11 +186,14 @@ def _standing(name: str, sections: Sequence[Section]) -> Standing:
 def _row(key: str, judged: Mapping[str, Judged]) -> Row:
     column = column_of(key)
     having = {name: one for name, one in judged.items() if key in one.metrics}
-    best = (min if column.lower_is_better else max)(having, key=lambda name: having[name].metrics[key])
+    value = (min if column.lower_is_better else max)(one.metrics[key] for one in having.values())
+    leading = [name for name, one in having.items() if one.metrics[key] == value]
     cells = dict.fromkeys(judged, ("", ""))
     for name, one in having.items():
-        tied = not one.scores[key].differs_from(having[best].scores[key])
-        cells[name] = (cell(one.metrics, key), "best" if name == best else "tied" if tied else "")
+        alone = name in leading and len(leading) == 1
+        tied = not one.scores[key].differs_from(having[leading[0]].scores[key])
+        mark = "" if len(having) == 1 else "best" if alone else "tied" if tied else ""
+        cells[name] = (cell(one.metrics, key), mark)
     return Row(key, f"{column.heading} {'↓' if column.lower_is_better else '↑'}", cells)
 
 

@@ -70,8 +70,8 @@ class Row:
     Attributes:
         key: `BENCHMARK.TASK.NUMBER`.
         heading: Its name, with an arrow to the better side.
-        cells: By encoder: the text, and `best` (no other has its value), `tied` (the paired interval of the difference
-            to the best holds zero) or nothing; nothing where an encoder is judged alone.
+        cells: By encoder: the text, and `best` (to the digits that are shown), `tied` (the paired interval of the
+            difference to the best holds zero) or nothing; nothing where all have the same value.
     """
 
     key: str
@@ -99,7 +99,7 @@ class Standing:
     """In how many numbers of a report an encoder leads.
 
     Attributes:
-        best: It has the best value.
+        best: It has the best value, to the digits that are shown.
         tied: It cannot be told from the best.
         judged: It has a value.
     """
@@ -186,13 +186,12 @@ def _standing(name: str, sections: Sequence[Section]) -> Standing:
 def _row(key: str, judged: Mapping[str, Judged]) -> Row:
     column = column_of(key)
     having = {name: one for name, one in judged.items() if key in one.metrics}
-    value = (min if column.lower_is_better else max)(one.metrics[key] for one in having.values())
-    leading = [name for name, one in having.items() if one.metrics[key] == value]
+    shown = {name: round(one.metrics[key], column.digits) for name, one in having.items()}
+    lead = (min if column.lower_is_better else max)(having, key=lambda name: having[name].metrics[key])
     cells = dict.fromkeys(judged, ("", ""))
     for name, one in having.items():
-        alone = name in leading and len(leading) == 1
-        tied = not one.scores[key].differs_from(having[leading[0]].scores[key])
-        mark = "" if len(having) == 1 else "best" if alone else "tied" if tied else ""
+        best, tied = shown[name] == shown[lead], not one.scores[key].differs_from(having[lead].scores[key])
+        mark = "" if len(set(shown.values())) == 1 else "best" if best else "tied" if tied else ""
         cells[name] = (cell(one.metrics, key), mark)
     return Row(key, f"{column.heading} {'↓' if column.lower_is_better else '↑'}", cells)
 

@@ -17,7 +17,7 @@ from mum_model.data.scenes import SPLITS
 from mum_model.data.shards import Extent, decode_image, encode_image, read_once
 from mum_model.files import file_sha256, write_json, write_text
 from mum_model.prepare.splits import Splits
-from mum_model.prepare.work import WrittenScene, read_record
+from mum_model.prepare.work import JPEG_FROM, WrittenScene, read_record
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 3
 SHEET_CELL = 112
@@ -59,7 +59,8 @@ def write_card(
         (folder / "sheets").mkdir(exist_ok=True)
         (folder / "sheets" / f"{source}.jpg").write_bytes(sheet)
     page = Environment(loader=PackageLoader("mum_model.prepare", "."), undefined=StrictUndefined, autoescape=True)
-    write_text(folder / "card.html", page.get_template("card.html").render(card=card, splits=SPLITS))
+    html = page.get_template("card.html").render(card=card, splits=SPLITS, jpeg_from=JPEG_FROM)
+    write_text(folder / "card.html", html)
 
 
 def about(source: str) -> dict[str, str]:

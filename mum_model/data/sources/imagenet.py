@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mum_model.data.captures import Capture, Frame, Scene, SequenceRule, Source
-from mum_model.data.images import is_image_name, read_image
+from mum_model.data.images import is_image_name, is_jpeg, read_image
 from mum_model.data.sources.common import folders, natural_order
 
 RULE = SequenceRule(kind="single")
@@ -41,7 +41,7 @@ def read(folder: Path) -> Capture:
 
 
 def _load(folder: Path, name: str) -> Frame:
-    return Frame(image=read_image(folder / name, upright=True))
+    return Frame(image=read_image(folder / name, upright=True), lossy=is_jpeg(folder / name))
 
 
 SOURCE = Source(

@@ -1,6 +1,5 @@
 """The data card: `dataset.json` for programs, `card.html` and sample sheets for people."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -16,6 +15,7 @@ from mum_model.data.captures import Refusal
 from mum_model.data.scenes import SPLITS
 from mum_model.data.shards import Extent, decode_image, encode_image, read_once
 from mum_model.files import file_sha256, write_json, write_text
+from mum_model.prepare.content import content_sha256
 from mum_model.prepare.splits import Splits
 from mum_model.prepare.work import JPEG_FROM, WrittenScene, read_record
 
@@ -43,7 +43,7 @@ def write_card(
         refused: What was left out, by paths that are the same on every machine.
     """
     card = {
-        "content_sha256": _content(folder, scenes, splits),
+        "content_sha256": content_sha256(folder),
         **counts,
         "split_by": splits.by,
         "near_duplicates": [[_name(scenes[n]) for n in group] for group in splits.together],
@@ -69,16 +69,6 @@ def about(source: str) -> dict[str, str]:
 
     known = next(known for known in (*SOURCES, rendered.SOURCE) if known.name == source)
     return {"origin": known.origin, "licence": known.licence, "truth": known.truth}
-
-
-def _content(folder: Path, scenes: Sequence[WrittenScene], splits: Splits) -> str:
-    """A digest of all that training and evaluation can see; the same on every machine."""
-    content = hashlib.sha256()
-    for scene, of_frames in zip(scenes, splits.of_frames, strict=True):
-        content.update(f"{_name(scene)}\0{scene.sha256}\0{','.join(of_frames)}\n".encode(errors="surrogatepass"))
-    for split in SPLITS:
-        content.update((folder / f"sequences-{split}.arrow").read_bytes())
-    return content.hexdigest()
 
 
 def _name(scene: WrittenScene) -> str:

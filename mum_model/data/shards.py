@@ -64,7 +64,7 @@ def encode_image(image: np.ndarray, jpeg_quality: int | None) -> tuple[str, byte
     """An image file of an RGB image.
 
     JPEG keeps colour at half the resolution (4:2:0), as cameras do: full colour takes 1.4 times as long to decode for
-    2.4 dB (`docs/scale.md`). PNG loses nothing.
+    two thirds of the noise (`docs/scale.md`). PNG loses nothing.
 
     Args:
         image: uint8 `[H, W, 3]`.

@@ -46,7 +46,7 @@ RECORD_SCHEMA = pa.schema(
 
 JPEG_FROM = 128
 """Pixels of the shorter side. Smaller photos are stored without loss: they decode fast anyway, and JPEG's noise weighs
-twice as much in them (`docs/scale.md`)."""
+most in them (`docs/scale.md`)."""
 
 
 @dataclass(frozen=True)

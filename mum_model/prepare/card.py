@@ -1,5 +1,6 @@
 """The data card: `dataset.json` for programs, `card.html` and sample sheets for people."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -22,6 +23,12 @@ from mum_model.prepare.work import JPEG_FROM, WrittenScene, read_record
 SHEET_COLUMNS, SHEET_ROWS = 8, 3
 SHEET_CELL = 112
 """Pixels a side of one sample."""
+
+ROWS_SHOWN = 500
+"""Rows of a list on the page; all are in `dataset.json`."""
+
+LENGTHS_SHOWN = 12
+"""Different lengths that the page tells one by one."""
 
 
 def write_card(
@@ -58,9 +65,7 @@ def write_card(
         sheet = _sheet(folder / "shards", [scene for scene in scenes if scene.source == source])
         (folder / "sheets").mkdir(exist_ok=True)
         (folder / "sheets" / f"{source}.jpg").write_bytes(sheet)
-    page = Environment(loader=PackageLoader("mum_model.prepare", "."), undefined=StrictUndefined, autoescape=True)
-    html = page.get_template("card.html").render(card=card, splits=SPLITS, jpeg_from=JPEG_FROM)
-    write_text(folder / "card.html", html)
+    write_text(folder / "card.html", _page(card))
 
 
 def about(source: str) -> dict[str, str]:
@@ -69,6 +74,23 @@ def about(source: str) -> dict[str, str]:
 
     known = next(known for known in (*SOURCES, rendered.SOURCE) if known.name == source)
     return {"origin": known.origin, "licence": known.licence, "truth": known.truth}
+
+
+def _page(card: dict[str, Any]) -> str:
+    """The card for people."""
+    pages = Environment(loader=PackageLoader("mum_model.prepare", "."), undefined=StrictUndefined, autoescape=True)
+    pages.filters["binned"] = _binned
+    return pages.get_template("card.html").render(card=card, splits=SPLITS, jpeg_from=JPEG_FROM, shown=ROWS_SHOWN)
+
+
+def _binned(counts: dict[str, int]) -> list[tuple[str, int]]:
+    """Counts by a number; where there are many, of ranges that double: 1, 2-3, 4-7 and so on."""
+    if len(counts) <= LENGTHS_SHOWN:
+        return list(counts.items())
+    bins = Counter[int]()
+    for number, count in counts.items():
+        bins[int(number).bit_length() - 1] += count
+    return [(f"{2**power}-{2 ** (power + 1) - 1}" if power else "1", bins[power]) for power in sorted(bins)]
 
 
 def _name(scene: WrittenScene) -> str:

@@ -344,6 +344,23 @@ def test_the_page_shows_what_the_card_says(tmp_path):
     assert cv2.imread(str(dataset / "sheets" / "images.jpg")).shape == (224, 896, 3)
 
 
+def test_the_page_stays_short_however_much_there_is_to_tell(tmp_path, monkeypatch):
+    monkeypatch.setattr("mum_model.prepare.card.ROWS_SHOWN", 2)
+    for views in range(1, 15):
+        source = rooms_of_photos(tmp_path, "abcdefghijklmn"[views - 1], views)
+    for name in ("x.jpg", "y.jpg", "z.jpg"):
+        (tmp_path / "captures" / "k" / name).write_bytes(b"")
+    page = (prepared(tmp_path, source) / "card.html").read_text()
+    assert page.count("empty file") == 2
+    assert "And 1 more: all are in <code>dataset.json</code>" in page
+    assert [int(n) for n in re.findall(r'<td class="number">(?:1|2-3|4-7|8-15)<td class="number">(\d+)', page)] == [
+        1,
+        2,
+        4,
+        7,
+    ]
+
+
 # Comparing
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mum_model.data.sources import SOURCES, find_scenes
-from tests.data.made import only, refusals
+from tests.data.made import only, open_captures, refusals
 from tests.data.made_datasets import HEIGHT, WIDTH, K, captures, check, photo, pose, write_json, write_text
 
 # DL3DV
@@ -162,3 +162,14 @@ def test_scenes_are_light_to_send(tmp_path):
     (scene,) = find_scenes(str(tmp_path), tmp_path / ".work").scenes
     again = pickle.loads(pickle.dumps(scene))
     assert again.capture().frames == scene.capture().frames
+
+
+def test_another_capture_in_a_datasets_folder_is_said(tmp_path):
+    photo(tmp_path / "n01440764" / "n01440764_1.JPEG")
+    photo(tmp_path / "garden" / "0.png")
+    (capture,), refused = open_captures(tmp_path)
+    assert capture.scene == "n01440764"
+    (said,) = map(str, refused)
+    assert said == f"{tmp_path / 'garden'}: no part of the imagenet dataset that it lies in; " + (
+        "left out, expected by itself in data.source"
+    )

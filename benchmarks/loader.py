@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from mum_model.config import compose
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     print(f"# {platform.machine()}, {os.cpu_count()} cores, OpenCV {cv2.__version__}, Pillow {version('pillow')}")
     for capture in chosen.captures:
         for quality in (90, None):

@@ -2,7 +2,8 @@
 
 Weights are fresh, since time does not depend on them; ratios are medians over interleaved repeats in one process.
 Beside the variants stand the form without fused attention (timm's own), the same after ONNX Runtime's transformer
-optimiser, and the standard's Attention operator; with the fused operators that each really runs.
+optimiser, and the standard's Attention operator; with the fused operators that each really runs; and a floor: the
+time of the float32 matrix products alone at the rate of one large product, which no float32 encoder can go below.
 """
 
 import argparse
@@ -33,8 +34,11 @@ from mum_model.export.contract import input_contract
 from mum_model.export.onnx_graph import GraphForm, OpenRotation, write_graph
 from mum_model.export.variants import quantise_dynamically, quantise_statically
 from mum_model.files import write_json
-from mum_model.model.encoder import ENCODER_SIZES
-from mum_model.serve.encoder import available_cores
+from mum_model.inference import available_cores
+from mum_model.model.encoder import ENCODER_ARGUMENTS, ENCODER_SIZES
+
+PRODUCT_SIDE = 1024
+"""Of the square matrices whose product says how fast the processor can be."""
 
 FUSED = ("Attention", "MultiHeadAttention", "RotaryEmbedding", "BiasGelu", "SkipLayerNormalization", "Softmax")
 
@@ -152,7 +156,10 @@ def measure(size: str, given: argparse.Namespace) -> dict[str, Any]:
     for form, path in paths.items():
         sessions[form], fused[form] = opened(path, given)
     megabytes = {form: round(path.stat().st_size / 1e6, 1) for form, path in paths.items()}
-    latency = [measure_side(in_pytorch(size, given), sessions, side, given.repeats) for side in given.sides]
+    latency = [
+        measure_side(in_pytorch(size, given), sessions, side, given.repeats, operations(size, side))
+        for side in given.sides
+    ]
     peak = {
         f"side {side}": {form: peak_megabytes(paths[form], side) for form in ("fp32", "standard", "decomposed")}
         for side in given.memory_sides
@@ -175,8 +182,24 @@ def in_pytorch(size: str, given: argparse.Namespace) -> Callable[[np.ndarray], n
     return patch_tokens
 
 
+def operations(size: str, side: int) -> int:
+    """Additions and multiplications of all matrix products for one image: linear layers, attention, patches."""
+    shape, patch = ENCODER_SIZES[size], ENCODER_ARGUMENTS["patch_size"]
+    width, patches = shape["embed_dim"], (side // patch) ** 2
+    tokens = patches + 1
+    layers = 2 * tokens * int(4 + 2 * ENCODER_ARGUMENTS["mlp_ratio"]) * width**2
+    attention = 4 * tokens**2 * width
+    return shape["depth"] * (layers + attention) + 2 * patches * 3 * patch**2 * width
+
+
+def large_product() -> Callable[[], object]:
+    """One product of large matrices."""
+    a, b = torch.rand(2, PRODUCT_SIDE, PRODUCT_SIDE)
+    return lambda: a @ b
+
+
 def measure_side(
-    pytorch: Callable[[np.ndarray], np.ndarray], sessions: dict[str, Any], side: int, repeats: int
+    pytorch: Callable[[np.ndarray], np.ndarray], sessions: dict[str, Any], side: int, repeats: int, operations: int
 ) -> dict[str, Any]:
     """One image of one size through all, in turns."""
     image = np.random.default_rng(1).normal(size=(1, 3, side, side)).astype(np.float32)
@@ -184,14 +207,14 @@ def measure_side(
     calls |= {
         form: lambda s=session: s.run(["patch_tokens"], {"images": image})[0] for form, session in sessions.items()
     }
-    expected = pytorch(image)
+    expected, product = pytorch(image), large_product()
     cosine = {form: float(_cosine(expected, call()).min()) for form, call in calls.items()}
     seconds: dict[str, list[float]] = {form: [] for form in calls}
+    rates = []
     for _ in range(repeats):
         for form, call in calls.items():
-            start = perf_counter()
-            call()
-            seconds[form].append(perf_counter() - start)
+            seconds[form].append(_seconds(call))
+        rates.append(2 * PRODUCT_SIDE**3 / min(_seconds(product) for _ in range(3)))
     # A ratio of each round, then their median: what slows the machine for a moment meets both sides of a ratio.
     ratio = {form: median(np.divide(times, seconds["pytorch"])) for form, times in seconds.items()}
     return {
@@ -200,7 +223,16 @@ def measure_side(
         "milliseconds": {form: round(1000 * median(times), 1) for form, times in seconds.items()},
         "over_pytorch": {form: round(float(value), 3) for form, value in ratio.items()},
         "min_cosine": {form: round(value, 6) for form, value in cosine.items()},
+        "gigaflop": round(operations / 1e9, 2),
+        "gigaflop_per_second_of_a_large_product": round(median(rates) / 1e9, 1),
+        "float32_floor_over_pytorch": round(float(median(operations / np.multiply(rates, seconds["pytorch"]))), 3),
     }
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ from dvc_objects.fs.utils import as_atomic
 
 from mum_model.errors import UserError
 from mum_model.files import written_whole
+from mum_model.prepare import content_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -318,30 +319,20 @@ def _git(problem: str, clone: str, *arguments: str) -> str:
 
 
 def _require_content(folder: Path, sha256_of: Mapping[str, str]) -> None:
-    """The card's digest is that of the shards that came; see `mum_model/prepare/card.py`, which makes it."""
+    """The card's digest is that of the shards that came."""
     card = folder / "dataset.json"
     if not card.is_file():
         raise UserError(f"{folder}: what was pulled is no dataset, it has no dataset.json; is it the right revision?")
-    splits = _table(folder / "index.arrow")["split"]
-    content, start = hashlib.sha256(), 0
-    for scene in _table(folder / "scenes.arrow").to_pylist():
-        found = sha256_of.get(f"shards/{scene['shard']}")
-        if found != scene["sha256"]:
+    scenes = pa.ipc.open_file(pa.memory_map(str(folder / "scenes.arrow"))).read_all()
+    for shard, sha256 in zip(scenes["shard"].to_pylist(), scenes["sha256"].to_pylist(), strict=True):
+        found = sha256_of.get(f"shards/{shard}")
+        if found != sha256:
             raise UserError(
-                f"{folder}: shard {scene['shard']} {'differs from' if found else 'is missing, which is in'} "
+                f"{folder}: shard {shard} {'differs from' if found else 'is missing, which is in'} "
                 "scenes.arrow: this revision was pushed from a broken dataset; prepare and push it anew"
             )
-        of_frames = splits.slice(start, scene["frames"]).to_pylist()
-        start += scene["frames"]
-        content.update(f"{scene['source']}/{scene['scene']}\0{found}\0{','.join(of_frames)}\n".encode())
-    for split in ("train", "val", "test"):
-        content.update((folder / f"sequences-{split}.arrow").read_bytes())
-    if content.hexdigest() != json.loads(card.read_text())["content_sha256"]:
+    if content_sha256(folder) != json.loads(card.read_text())["content_sha256"]:
         raise UserError(
             f"{folder}: dataset.json tells of another content than its tables have: this revision was pushed from a "
             "broken dataset; prepare and push it anew"
         )
-
-
-def _table(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

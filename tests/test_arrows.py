@@ -9,11 +9,12 @@ STAGES = ("mum_model.prepare", "mum_model.pretrain", "mum_model.evaluate", "mum_
 MAY_IMPORT = {
     "pipelines": ("components", "mum_model.config", "mum_model.errors"),
     "components": (*STAGES[:4], *FOUNDATION),
-    **dict.fromkeys(STAGES, ("mum_model.data", "mum_model.model", *FOUNDATION)),
+    **dict.fromkeys(STAGES, ("mum_model.data", "mum_model.model", "mum_model.inference", *FOUNDATION)),
     "mum_model.data": FOUNDATION,
     "mum_model.model": FOUNDATION,
     "mum_model.cli": FOUNDATION,
     "mum_model.summary": ("mum_model.evaluate",),  # the headings of its numbers
+    "mum_model.inference": ("mum_model.errors",),
     "mum_model.config": ("mum_model.errors",),
     "mum_model.files": ("mum_model.errors",),
     "mum_model.errors": (),

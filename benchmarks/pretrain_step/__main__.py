@@ -8,7 +8,11 @@ Every variant runs in a process of its own, round after round in the same order 
 does meanwhile falls on all of them. A step is forward, backward and AdamW on frames that are already in memory; with
 `--dataset` they come from a prepared dataset through the training's own loader, and the wait for them is told.
 `--reference` takes a checkout of the authors' repository (branch `train-dev`); its step is that of its training loop:
-one view count a batch, floor(frames / S) scenes, autocast, torch's AdamW, a look at the loss on the host each step.
+one view count a batch (each in its turn), floor(frames / S) scenes, autocast, torch's AdamW, a look at the loss on the
+host each step. Their model needs nothing but torch and numpy.
+
+A GPU is used where torch finds one (flash attention and bf16 need compute capability 8.0 or more). What
+`machine=gpu` trains with is the variant "blocks compiled". `--variants` alone leaves only the default, and is quick.
 
 `--output FILE.md` keeps the result, and beside it FILE.png, the timeline of one step.
 """

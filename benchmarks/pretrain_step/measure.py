@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,7 @@ def batches(
     if setting.dataset is not None:
         yield from _from_dataset(setting, device)
     rng, counts = np.random.default_rng(0), ViewCounts(setting.frames // variant.packs, setting.views)
+    in_turn = cycle(range(setting.views[0], setting.views[1] + 1))
     generator = torch.Generator().manual_seed(0)
     shape = (setting.frames, 3, setting.side, setting.side)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
@@ -78,7 +80,7 @@ def batches(
         if variant.packed:
             yield images, [counts.draw(rng) for _ in range(variant.packs)]
         else:
-            count = int(rng.integers(setting.views[0], setting.views[1] + 1))
+            count = next(in_turn)
             scenes = setting.frames // count
             yield images[: scenes * count], [(count,) * scenes]
 

@@ -44,7 +44,8 @@ class Variant:
         packs: The budget is seen in so many packs one after the other.
         masked_only: Only masked patches are predicted.
         fused: AdamW is one kernel.
-        written_out: On a CPU, attention over short sequences by plain matrix products.
+        written_out: On a CPU, attention in bf16 by plain matrix products.
+        keeps_memory: On a CPU, freed memory stays with the process.
         compiled: Blocks are compiled.
         recompute: Share of the blocks whose activations are computed again going backward.
         precision: Other than the setting's.
@@ -56,6 +57,7 @@ class Variant:
     masked_only: bool = True
     fused: bool = True
     written_out: bool = True
+    keeps_memory: bool = True
     compiled: bool = False
     recompute: float = 0.0
     precision: str | None = None
@@ -75,6 +77,7 @@ VARIANTS = {
     "AdamW not fused": Variant(fused=False),
     "all blocks recomputed": Variant(recompute=1.0),
     "torch's fused attention everywhere (CPU)": Variant(written_out=False),
+    "freed memory back to the kernel (CPU)": Variant(keeps_memory=False),
     "in fp32": Variant(precision="fp32"),
     "in bf16": Variant(precision="bf16"),
 }

@@ -16,6 +16,7 @@ from mum_model.model.masking import normalise_patches
 from mum_model.model.mum import MUM_SIZES, MuMConfig
 from mum_model.model.pixels import normalise_pixels
 from mum_model.model.scenes import SceneLayout
+from mum_model.pretrain.allocator import keep_freed_memory
 from mum_model.pretrain.module import LossModule, compile_blocks, recompute_blocks
 from mum_model.pretrain.objectives.masked import MaskedImages
 from mum_model.pretrain.schedule import parameter_groups
@@ -35,6 +36,8 @@ class OurStep:
     def __init__(self, setting: Setting, variant: Variant, device: torch.device):
         """Build model and optimiser."""
         self.setting, self.variant = setting, variant
+        if variant.keeps_memory and device.type == "cpu":
+            keep_freed_memory()
         self.model = MuM(shape_of(setting))
         objective = MaskedImages(compose([f"pretrain.mask_ratio={MASK_RATIO}"]))
         self.module = LossModule(self.model, objective, setting.precision).to(device)

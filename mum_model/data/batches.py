@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mum_model.data.augmentation import Augmentation
 from mum_model.data.scenes import Sequences
+from mum_model.data.threads import one_thread
 from mum_model.errors import UserError
 
 
@@ -324,7 +325,7 @@ def load_packs(packs: StepPacks, steps: range, workers: int) -> Iterator[list[Pa
             sampler=packs.positions(steps),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_one_thread if workers else None,
+            worker_init_fn=one_thread if workers else None,
             pin_memory=torch.cuda.is_available(),
         )
     )
@@ -349,7 +350,3 @@ def _opened(delivered: Pack | UserError) -> Pack:
     if isinstance(delivered, UserError):
         raise delivered
     return delivered
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)

@@ -84,6 +84,7 @@ class Frame:
         world2cam: Pose, float64 `[3, 4]`, or None where unknown.
         depth: z-depth, float32 `[H, W]`, 0 where unknown (sparse for structure from motion); None without any.
         points: What structure from motion observed; None without it.
+        lossy: Whether its file had lost detail already, as JPEGs and films have.
     """
 
     image: np.ndarray
@@ -91,6 +92,7 @@ class Frame:
     world2cam: np.ndarray | None = None
     depth: np.ndarray | None = None
     points: Points | None = None
+    lossy: bool = False
 
 
 UNBOUNDED = 2**31 - 1

@@ -70,6 +70,19 @@ def read_image(path: Path, *, upright: bool) -> np.ndarray:
     return _decode(path, cv2.IMREAD_COLOR_RGB | orientation)
 
 
+def is_jpeg(path: Path) -> bool:
+    """Whether an image file is a JPEG, by what is in it and not by its name.
+
+    Args:
+        path: A file that can be read.
+
+    Returns:
+        True for a JPEG.
+    """
+    with path.open("rb") as file:
+        return file.read(len(JPEG_START)) == JPEG_START
+
+
 def read_png16(path: Path) -> np.ndarray:
     """Read a 16-bit grey PNG, the usual container of depth in millimetres.
 

@@ -260,6 +260,22 @@ class SceneIndex:
         """The scenes (`SCENE_SCHEMA`)."""
         return read_table(self.directory / "scenes.arrow")
 
+    def check_shards(self) -> None:
+        """Look whether the shards of a dataset on this machine are as long as the index says; none of them is read.
+
+        Raises:
+            UserError: A shard is missing or cut.
+        """
+        ends = [pc.add(self.frames[f"{what}_offset"], self.frames[f"{what}_size"]) for what in ("image", "depth")]
+        named = pa.table({"shard": self.frames["shard"].cast(pa.string()), "end": pc.max_element_wise(*ends)})
+        for shard in named.group_by("shard").aggregate([("end", "max")]).to_pylist():
+            path = self.directory / "shards" / shard["shard"]
+            length = path.stat().st_size if path.is_file() else 0
+            if length < shard["end_max"]:
+                raise UserError(
+                    f"{path}: missing or cut, {length} bytes of at least {shard['end_max']}; copy the dataset again"
+                )
+
     def _in_split(self, split: str) -> np.ndarray:
         return pc.fill_null(pc.equal(self.frames["split"], split), False).to_numpy()
 

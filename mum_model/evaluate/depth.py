@@ -22,7 +22,7 @@ from mum_model.evaluate.encoders import Encoder
 from mum_model.evaluate.features import Features, FeatureStore
 from mum_model.evaluate.figures import kept_map, kept_view, save
 from mum_model.evaluate.linear import Head, LinearSettings, train_heads
-from mum_model.evaluate.task import Arrays, Outcome, Picture
+from mum_model.evaluate.task import Arrays, Outcome, Picture, choose
 from mum_model.evaluate.views import ImageSet, Views, sha256_of
 
 BINS = 256
@@ -197,13 +197,12 @@ class DepthTask:
     def keep(self, outcome: Outcome, count: int) -> Arrays:
         """A few views, and those where this encoder is worst."""
         error = outcome.values["depth.abs_rel"]
-        spread = np.linspace(0, len(error) - 1, min(count, len(error))).astype(int).tolist()
-        worst = [int(i) for i in np.argsort(-np.nan_to_num(error, nan=-1)) if i not in spread][: max(1, count // 3)]
-        rows = [self.test.rows[place] for place in [*spread, *worst]]
+        choice = choose(np.arange(len(error)), error, count)
+        rows = [self.test.rows[place] for place in choice.units]
         predicted = [kept_map(outcome.predictions(place)) for place in range(len(self.test))]
         return {
-            "chosen": np.array([*spread, *worst]),
-            "failed": np.array([False] * len(spread) + [True] * len(worst)),
+            "chosen": choice.units,
+            "failed": choice.failed,
             "images": np.stack([kept_view(self.views.image(row)) for row in rows]),
             "truth": np.stack([kept_map(self._truth(row)[0]) for row in rows]),
             "predicted": np.stack(predicted).astype(np.float16),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+ANGLES = (5, 10, 20)  # degrees up to which poses of two views are judged, as in the field's tables
 NO_ESTIMATE = 180.0
 NO_BASELINE = 1e-6  # length of a pose's translation below which its direction is rounding
 

@@ -15,13 +15,15 @@ import torch
 from mum_model.data.geometry import invert_pose, pixel_grid, relative_pose, transform, unproject
 from mum_model.evaluate.clouds import Similarity, accuracy_and_completeness, refined_by_icp, similarity_between
 from mum_model.evaluate.encoders import Encoder
-from mum_model.evaluate.features import FeatureStore
+from mum_model.evaluate.features import Features, FeatureStore
 from mum_model.evaluate.figures import kept_view
 from mum_model.evaluate.metrics import relative_pose_error
 from mum_model.evaluate.multiview_figures import draw_scene
 from mum_model.evaluate.multiview_lessons import Geometry, MultiViewLessons, MultiViewSettings, Sets, predict
-from mum_model.evaluate.task import Arrays, Outcome, Picture
+from mum_model.evaluate.readers import Reader
+from mum_model.evaluate.task import Arrays, Outcome, Picture, choose
 from mum_model.evaluate.views import ImageSet, Views, sha256_of
+from mum_model.model.multiview import MultiViewModel
 from mum_model.model.multiview_heads import decode_cameras
 
 KEPT_POINTS = 500  # of a set, for pictures
@@ -37,6 +39,22 @@ class Scene(NamedTuple):
 
     poses: np.ndarray
     points: np.ndarray
+
+
+class JudgedSet(NamedTuple):
+    """What was predicted of a set of views, and how far it is from the truth.
+
+    Attributes:
+        scene: The prediction, brought over the truth by a similarity.
+        angles: Errors of the relative poses of all pairs in degrees, `[pairs]`.
+        accuracy: Median distance of predicted to true points after ICP; not-a-number where no point is known.
+        completeness: The same the other way round.
+    """
+
+    scene: Scene
+    angles: np.ndarray
+    accuracy: float
+    completeness: float
 
 
 class MultiViewTask:
@@ -81,31 +99,28 @@ class MultiViewTask:
         assert isinstance(self.lessons, MultiViewLessons)
         reader = self.lessons.learn(encoder, store, seed)
         features = store.get(encoder, self.test, "patches")
-        most = max(len(rows) for rows in self.sets)
-        angles = np.full((len(self.sets), most * (most - 1) // 2), np.nan)
-        distances = np.full((len(self.sets), 2), np.nan)
-        predicted: list[Scene] = []
-        for i, rows in enumerate(self.sets):
-            tokens = features[torch.tensor([self.test.place(row) for row in rows])]
-            with torch.inference_mode():
-                said = predict(reader, tokens, [len(rows)], self.settings.map_side)
-            true, known = self._truth(rows)
-            poses, _ = decode_cameras(said.cameras.cpu().double())
-            scene = Scene(poses.numpy(), said.points.cpu().double().numpy()[known])
-            pairs = pairwise_errors(scene.poses, true.poses)
-            angles[i, : len(pairs)] = pairs
-            aligned = _aligned(scene, true)
-            if len(true.points):
-                distances[i] = accuracy_and_completeness(
-                    refined_by_icp(aligned.points, true.points, self.icp), true.points
-                )
-            predicted.append(aligned)
+        judged = [self._judge_set(reader, features, rows) for rows in self.sets]
         values = {
-            "multiview.auc30": angles,
-            "multiview.accuracy": distances[:, 0],
-            "multiview.completeness": distances[:, 1],
+            "multiview.auc30": _padded([one.angles for one in judged]),
+            "multiview.accuracy": np.array([one.accuracy for one in judged]),
+            "multiview.completeness": np.array([one.completeness for one in judged]),
         }
-        return Outcome({key: value for key, value in values.items() if np.isfinite(value).any()}, predicted)
+        known = {key: value for key, value in values.items() if np.isfinite(value).any()}
+        return Outcome(known, [one.scene for one in judged])
+
+    def _judge_set(self, reader: Reader[MultiViewModel], features: Features, rows: Sequence[int]) -> JudgedSet:
+        tokens = features[torch.tensor([self.test.place(row) for row in rows])]
+        with torch.inference_mode():
+            said = predict(reader, tokens, [len(rows)], self.settings.map_side)
+        true, known = self._truth(rows)
+        poses, _ = decode_cameras(said.cameras.cpu().double())
+        scene = Scene(poses.numpy(), said.points.cpu().double().numpy()[known])
+        angles = np.array(pairwise_errors(scene.poses, true.poses))
+        aligned = _aligned(scene, true)
+        if not len(true.points):
+            return JudgedSet(aligned, angles, np.nan, np.nan)
+        refined = refined_by_icp(aligned.points, true.points, self.icp)
+        return JudgedSet(aligned, angles, *accuracy_and_completeness(refined, true.points))
 
     def _truth(self, rows: Sequence[int]) -> tuple[Scene, np.ndarray]:
         """The truth of a set, and of which pixels it is known `[N, side, side]`."""
@@ -122,15 +137,13 @@ class MultiViewTask:
     def keep(self, outcome: Outcome, count: int) -> Arrays:
         """A few sets and those where this encoder is worst; of every set what this encoder predicted."""
         error = np.nanmean(outcome.values["multiview.auc30"], axis=1)
-        count = max(1, count // 3)  # a picture of ten views is large
-        spread = np.linspace(0, len(error) - 1, min(count, len(error))).astype(int).tolist()
-        worst = [int(i) for i in np.argsort(-error, kind="stable") if i not in spread][: max(1, count // 2)]
-        chosen = [*spread, *worst]
+        choice = choose(np.arange(len(error)), error, max(1, count // 3))  # a picture of ten views is large
+        chosen = choice.units.tolist()
         truth = [self._truth(self.sets[i])[0] for i in chosen]
         width = max(len(rows) for rows in self.sets)
         return {
-            "chosen": np.array(chosen),
-            "failed": np.array([False] * len(spread) + [True] * len(worst)),
+            "chosen": choice.units,
+            "failed": choice.failed,
             "labels": np.array([self.views.frames.scene(self.sets[i][0]) for i in chosen]),
             "images": _padded([np.stack([kept_view(self.views.image(row)) for row in self.sets[i]]) for i in chosen]),
             "true_cameras": _padded([_centres(scene) for scene in truth], width),
@@ -147,10 +160,11 @@ class MultiViewTask:
         pictures = []
         for i, number in enumerate(first["chosen"]):
             path = folder / f"{benchmark}-multiview-{number:04d}.png"
-            draw_scene(path, first["images"][i], first["true_cameras"][i], first["true_points"][i], {
+            predicted = {
                 name: (own["cameras"][number], own["points"][number], float(own["error"][number]))
                 for name, own in kept.items()
-            })  # fmt: skip
+            }
+            draw_scene(path, first["images"][i], first["true_cameras"][i], first["true_points"][i], predicted)
             caption = f"{benchmark}: {first['labels'][i]}, cameras and points from above and from the side"
             pictures.append(Picture(path, caption, bool(first["failed"][i])))
         return pictures

@@ -30,8 +30,8 @@ def draw_scene(
         predicted: Centres `[N, 3]`, points `[P, 3]` and mean error of the relative poses in degrees, by encoder.
     """
     rows = -(-len(predicted) // 2)
-    figure = Figure(figsize=(11, 1.2 + 2.6 * rows), layout="constrained")
-    strip, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.2, 2.6 * rows])[:, 0]
+    figure = Figure(figsize=(11, 1.5 + 2.6 * rows), layout="constrained")
+    strip, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.2, 0.3 + 2.6 * rows])[:, 0]
     top = np.atleast_1d(strip.subplots(1, len(images)))
     for ax, image in zip(top, images, strict=True):
         ax.imshow(image)
@@ -43,7 +43,9 @@ def draw_scene(
         for ax, (side, shown) in zip(axes.flat[2 * place :], SIDES.items(), strict=False):
             _draw_side(ax, shown, (true_cameras, true_points), (cameras, points), limits)
             ax.set_title(f"{name} {side}, mean error {error:.0f}°", fontsize=9)
-    axes.flat[0].legend(fontsize=6, loc="lower left")
+    below.legend(
+        *axes.flat[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4, markerscale=2
+    )
     save(figure, np.concatenate([top, axes.ravel()]), path)
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mum_model.errors import UserError
 from mum_model.evaluate.encoders import Encoder
-from mum_model.evaluate.features import Features, FeatureStore, device
-from mum_model.evaluate.readers import Optimisation, Reader, precision, train_reader
+from mum_model.evaluate.features import Features, device
+from mum_model.evaluate.readers import Lessons, Optimisation, Reader, precision, train_reader
 from mum_model.evaluate.views import ImageSet, Views, sha256_of
 from mum_model.model.interchange import load_multiview
 from mum_model.model.multiview import MultiViewConfig, MultiViewModel
@@ -158,8 +158,8 @@ def predict(reader: Reader[MultiViewModel], tokens: Tensor, views: Sequence[int]
         return reader.network(reader.standardised(tokens), scenes, grid, (side, side))
 
 
-class MultiViewLessons:
-    """Scenes to train the multi-view model on, and sets of views to choose it on; one training for each encoder."""
+class MultiViewLessons(Lessons[MultiViewModel]):
+    """Scenes to train the multi-view model on, and sets of views to choose it on."""
 
     def __init__(self, views: Views, train: Sets, val: Sets, settings: MultiViewSettings, seeds: int):
         """Open the lessons.
@@ -180,27 +180,17 @@ class MultiViewLessons:
                 f"{'choose the multi-view model on' if train else 'train the multi-view model on'}; leave multiview "
                 "out of its tasks, or set train_on to another benchmark"
             )
-        self.views, self.train, self.val, self.settings, self.seeds = views, train, val, settings, seeds
+        super().__init__(seeds)
+        self.train, self.val, self.settings = train, val, settings
         self.images = ImageSet(views, np.unique([row for rows in (*train, *val) for row in rows]))
         self.content = sha256_of([self.images.identity, repr((train, val))])
         self.geometry = Geometry(views, settings.map_side)
         self.trained = {name: load_multiview(Path(run) / "model") for name, run in settings.trained.items()}
-        self._learned: dict[tuple[str, int, int], Reader[MultiViewModel]] = {}
 
-    def learn(self, encoder: Encoder, store: FeatureStore, seed: int) -> Reader[MultiViewModel]:
-        """The multi-view model on the tokens of an encoder: a run's own, or trained now unless it just was."""
-        key = encoder.identity, store.layer, seed
-        if key not in self._learned:
-            if len(self._learned) >= self.seeds:
-                self._learned.pop(next(iter(self._learned)))
-            features = store.get(encoder, self.images, "patches")
-            taught = self.trained.get(encoder.name)
-            self._learned[key] = (
-                self._train(encoder, features, seed) if taught is None else _fitting(taught, encoder, features)
-            )
-        return self._learned[key]
-
-    def _train(self, encoder: Encoder, features: Features, seed: int) -> Reader[MultiViewModel]:
+    def teach(self, encoder: Encoder, features: Features, seed: int) -> Reader[MultiViewModel]:
+        """The multi-view model of a run where one is named for the encoder, else one trained on its tokens."""
+        if encoder.name in self.trained:
+            return _fitting(self.trained[encoder.name], encoder, features)
         return train_reader(
             lambda width: MultiViewModel(MultiViewConfig(token_dim=width, **self.settings.model)),
             features,

@@ -70,13 +70,43 @@ class Row:
     Attributes:
         key: `BENCHMARK.TASK.NUMBER`.
         heading: Its name, with an arrow to the better side.
-        cells: By encoder: the text, and `best`, `tied` (the paired interval of the difference to the best holds zero)
-            or nothing.
+        cells: By encoder: the text, and `best` (to the digits that are shown), `tied` (the paired interval of the
+            difference to the best holds zero) or nothing; nothing where all have the same value.
     """
 
     key: str
     heading: str
     cells: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the report says of a benchmark.
+
+    Attributes:
+        benchmark: Its name.
+        rows: Its numbers; none where nothing could be judged.
+        curves: The same as pictures.
+    """
+
+    benchmark: str
+    rows: Sequence[Row]
+    curves: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """In how many numbers of a report an encoder leads.
+
+    Attributes:
+        best: It has the best value, to the digits that are shown.
+        tied: It cannot be told from the best.
+        judged: It has a value.
+    """
+
+    best: int
+    tied: int
+    judged: int
 
 
 def write_report(folder: Path, parts: Sequence[Part], reasons: Sequence[str]) -> None:
@@ -89,16 +119,16 @@ def write_report(folder: Path, parts: Sequence[Part], reasons: Sequence[str]) ->
     """
     judged = by_encoder(parts)
     benchmarks = {part.benchmark.name: part.benchmark for part in parts}
-    tables = {name: table_of(name, judged) for name in benchmarks}
-    curves = [path for name, rows in tables.items() if rows for path in _draw_numbers(folder, name, rows, judged)]
+    sections = [_section(folder, name, judged) for name in benchmarks]
     basis = {key: value for benchmark in benchmarks.values() for key, value in benchmark.basis.items()}
     content = {
         "encoders": judged,
-        "tables": tables,
-        "curves": [(_embedded(path), path.stem) for path in curves],
-        "pictures": [(_embedded(picture.path), picture) for picture in _draw_pictures(folder / "figures", parts)],
+        "standings": {name: _standing(name, sections) for name in judged},
+        "sections": sections,
+        "pictures": _draw_pictures(folder / "figures", parts),
         "tasks": [task for benchmark in benchmarks.values() for task in benchmark.tasks],
-        "notes": [*_notes(parts), *reasons],
+        "notes": _notes(parts),
+        "reasons": reasons,
         "paper": PAPER,
         "seeds": basis["evaluate.seeds"],
         "seed": basis["seed"],
@@ -107,6 +137,7 @@ def write_report(folder: Path, parts: Sequence[Part], reasons: Sequence[str]) ->
         "settings": {key: value for key, value in basis.items() if key.startswith("evaluate.")},
     }
     environment = jinja2.Environment(loader=jinja2.PackageLoader("mum_model.evaluate", "."), trim_blocks=True)
+    environment.filters["embedded"] = _embedded
     for name, escapes in (("report.html", True), ("report.md", False)):
         environment.autoescape = escapes
         write_text(folder / name, environment.get_template(f"{name}.jinja").render(**content))
@@ -141,14 +172,27 @@ def table_of(benchmark: str, judged: Mapping[str, Judged]) -> list[Row]:
     return [_row(key, judged) for key in keys if key.partition(".")[0] == benchmark]
 
 
+def _section(folder: Path, benchmark: str, judged: Mapping[str, Judged]) -> Section:
+    rows = table_of(benchmark, judged)
+    return Section(benchmark, rows, list(_draw_numbers(folder, benchmark, rows, judged)) if rows else [])
+
+
+def _standing(name: str, sections: Sequence[Section]) -> Standing:
+    cells = [row.cells[name] for section in sections for row in section.rows]
+    marks = [mark for _, mark in cells]
+    return Standing(marks.count("best"), marks.count("tied"), sum(bool(text) for text, _ in cells))
+
+
 def _row(key: str, judged: Mapping[str, Judged]) -> Row:
     column = column_of(key)
     having = {name: one for name, one in judged.items() if key in one.metrics}
-    best = (min if column.lower_is_better else max)(having, key=lambda name: having[name].metrics[key])
+    shown = {name: round(one.metrics[key], column.digits) for name, one in having.items()}
+    lead = (min if column.lower_is_better else max)(having, key=lambda name: having[name].metrics[key])
     cells = dict.fromkeys(judged, ("", ""))
     for name, one in having.items():
-        tied = not one.scores[key].differs_from(having[best].scores[key])
-        cells[name] = (cell(one.metrics, key), "best" if name == best else "tied" if tied else "")
+        best, tied = shown[name] == shown[lead], not one.scores[key].differs_from(having[lead].scores[key])
+        mark = "" if len(set(shown.values())) == 1 else "best" if best else "tied" if tied else ""
+        cells[name] = (cell(one.metrics, key), mark)
     return Row(key, f"{column.heading} {'↓' if column.lower_is_better else '↑'}", cells)
 
 

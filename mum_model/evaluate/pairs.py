@@ -25,11 +25,10 @@ from mum_model.evaluate.matching import (
     match,
     train_probes,
 )
+from mum_model.evaluate.metrics import ANGLES
 from mum_model.evaluate.pose import pose_error
-from mum_model.evaluate.task import Arrays, Outcome, Picture
+from mum_model.evaluate.task import Arrays, Outcome, Picture, choose
 from mum_model.evaluate.views import ImageSet, Views, posed_pair, sha256_of, true_matches
-
-ANGLES = (5, 10, 20)  # degrees, as in the field's tables
 
 
 @dataclass(frozen=True)
@@ -137,17 +136,15 @@ class PairTask:
         own: Predictions = outcome.predictions
         pairs, grid = self.truth(own.patch_size)["test"], self.grid(own.patch_size)
         order = np.argsort(-pairs.covisible.float().mean(dim=1).numpy(), kind="stable")
-        shown = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)].tolist()
-        by_error = np.argsort(-np.nan_to_num(own.errors, nan=-1.0), kind="stable")
-        failures = [int(n) for n in by_error if n not in shown and np.isfinite(own.errors[n])][: max(1, count // 3)]
-        chosen = [self.rows["test"][n] for n in [*shown, *failures]]
+        choice = choose(order, own.errors, count)
+        chosen = [self.rows["test"][unit] for unit in choice.units]
         error = (own.positions - pairs.target).norm(dim=-1) * PAPER_SIDE / self.views.size
         error[~pairs.covisible] = torch.nan
         tokens = (own.features[torch.stack(pair)] for pair in zip(pairs.a, pairs.b, strict=True))
         label = self.views.frames.label
         return {
-            "chosen": np.array([*shown, *failures]),
-            "failed": np.array([False] * len(shown) + [True] * len(failures)),
+            "chosen": choice.units,
+            "failed": choice.failed,
             "labels": np.array([f"{label(a)} and {label(b)}" for a, b in chosen]),
             "images": np.stack([[kept_view(self.views.image(row)) for row in pair] for pair in chosen]),
             "positions": (own.positions / self.views.size).half().numpy(),

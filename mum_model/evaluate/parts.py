@@ -262,10 +262,10 @@ def differences(ours: BenchmarkCard, theirs: BenchmarkCard) -> str:
         Each setting that differs with both values, ours first; empty where nothing does.
     """
     a, b = ours.basis, theirs.basis
-    shared = a.keys() | b.keys()
-    if ours.name != theirs.name:
-        shared = {key for key in shared if key != "content" and not key.startswith("evaluate.benchmarks.")}
-    differing = [key for key in sorted(shared) if a.get(key) != b.get(key)]
+    keys = a.keys() | b.keys()
+    if ours.name != theirs.name:  # only one of them may be judged by what is trained with settings of its own
+        keys = {key for key in a.keys() & b.keys() if key != "content" and not key.startswith("evaluate.benchmarks.")}
+    differing = [key for key in sorted(keys) if a.get(key) != b.get(key)]
     return ", ".join(f"{key} {_brief(a.get(key))} against {_brief(b.get(key))}" for key in differing)
 
 

@@ -18,13 +18,12 @@ from torch import Tensor
 from mum_model.errors import UserError
 from mum_model.evaluate.encoders import Encoder
 from mum_model.evaluate.features import Features, FeatureStore, device
-from mum_model.evaluate.metrics import relative_pose_error
-from mum_model.evaluate.readers import Optimisation, Reader, precision, train_reader
+from mum_model.evaluate.metrics import ANGLES, relative_pose_error
+from mum_model.evaluate.readers import Lessons, Optimisation, Reader, precision, train_reader
 from mum_model.evaluate.task import Arrays, Outcome, Picture
 from mum_model.evaluate.views import ImageSet, Views, relative_truth, sha256_of
 from mum_model.model.two_view import TwoViewConfig, TwoViewPose, two_view_loss, two_view_pose
 
-ANGLES = (5, 10, 20)  # degrees, as in the field's tables
 Rows = Sequence[tuple[int, int]]
 Relative = Mapping[tuple[int, int], np.ndarray]
 
@@ -49,8 +48,8 @@ class PosedPairs:
         return cls([pair for pair, _ in known], np.array([pose for _, pose in known]).reshape(-1, 3, 4))
 
 
-class PoseLessons:
-    """Pairs to train the head on, and pairs to choose it on; one training for each encoder."""
+class PoseLessons(Lessons[TwoViewPose]):
+    """Pairs to train the head on, and pairs to choose it on."""
 
     def __init__(self, views: Views, pairs: Mapping[str, PosedPairs], settings: DictConfig, seeds: int):
         """Open the lessons.
@@ -64,13 +63,8 @@ class PoseLessons:
         Raises:
             UserError: There is nothing to train or to choose on, or the head's shape is impossible.
         """
-        self.views, self.train, self.val, self.batch, self.seeds = (
-            views,
-            pairs["train"],
-            pairs["val"],
-            settings.batch,
-            seeds,
-        )
+        super().__init__(seeds)
+        self.train, self.val, self.batch = pairs["train"], pairs["val"], settings.batch
         if not self.train.rows or not self.val.rows:
             raise UserError(
                 f"{views.frames.name}: no pair of known pose to {'choose' if self.train.rows else 'train'} the pose "
@@ -81,18 +75,10 @@ class PoseLessons:
         self.optimisation = Optimisation(**settings.optimisation)
         self.images = ImageSet(views, np.unique([row for own in (self.train, self.val) for p in own.rows for row in p]))
         self.content = sha256_of([self.images.identity, repr((self.train.rows, self.val.rows))])
-        self._learned: dict[tuple[str, int, int], Reader[TwoViewPose]] = {}
 
-    def learn(self, encoder: Encoder, store: FeatureStore, seed: int) -> Reader[TwoViewPose]:
-        """The head on the tokens of an encoder, trained now unless it was trained just before."""
-        key = encoder.identity, store.layer, seed
-        if key not in self._learned:
-            if len(self._learned) >= self.seeds:
-                self._learned.pop(next(iter(self._learned)))
-            self._learned[key] = self._train(encoder, store.get(encoder, self.images, "patches"), seed)
-        return self._learned[key]
+    def teach(self, encoder: Encoder, features: Features, seed: int) -> Reader[TwoViewPose]:
+        """Train the head on an encoder's tokens of the pairs to train on."""
 
-    def _train(self, encoder: Encoder, features: Features, seed: int) -> Reader[TwoViewPose]:
         def loss(reader: Reader[TwoViewPose], rng: np.random.Generator) -> Tensor:
             chosen = rng.integers(len(self.train.rows), size=self.batch)
             rows = [self.train.rows[i] for i in chosen]

@@ -4,6 +4,7 @@ A reader is a network on top of patch tokens, larger than a linear probe. Each l
 the same batches, and the best on validation is the one that is reported.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mum_model.errors import UserError
-from mum_model.evaluate.features import Features, device
+from mum_model.evaluate.encoders import Encoder
+from mum_model.evaluate.features import Features, FeatureStore, device
+from mum_model.evaluate.views import ImageSet
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -57,6 +60,49 @@ class Reader(Generic[Network]):
     def standardised(self, tokens: Tensor) -> Tensor:
         """Tokens `[..., D]` of zero mean and unit deviation."""
         return (tokens - self.mean) / self.deviation
+
+
+class Lessons(ABC, Generic[Network]):
+    """What readers are trained on; each is trained once for all benchmarks that are judged by it.
+
+    Attributes:
+        images: What features are computed of.
+        content: SHA-256 of everything that is trained and chosen on.
+    """
+
+    images: ImageSet
+    content: str
+
+    def __init__(self, seeds: int):
+        """Open the lessons.
+
+        Args:
+            seeds: How many readers there are of an encoder: so many are remembered.
+        """
+        self.seeds = seeds
+        self._learned: dict[tuple[str, int, int], Reader[Network]] = {}
+
+    def learn(self, encoder: Encoder, store: FeatureStore, seed: int) -> Reader[Network]:
+        """The reader of an encoder's tokens, taught now unless it just was for another benchmark."""
+        key = encoder.identity, store.layer, seed
+        if key not in self._learned:
+            if len(self._learned) >= self.seeds:
+                self._learned.pop(next(iter(self._learned)))
+            self._learned[key] = self.teach(encoder, store.get(encoder, self.images, "patches"), seed)
+        return self._learned[key]
+
+    @abstractmethod
+    def teach(self, encoder: Encoder, features: Features, seed: int) -> Reader[Network]:
+        """Train a reader.
+
+        Args:
+            encoder: The encoder.
+            features: Its patch tokens of the images.
+            seed: Decides what is random in it.
+
+        Returns:
+            The reader.
+        """
 
 
 def train_reader(

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from mum_model.evaluate.metrics import area_under_recall
+from mum_model.evaluate.metrics import ANGLES, area_under_recall
 from mum_model.evaluate.scores import Statistic, mean
 
 
@@ -29,8 +29,8 @@ def mean_iou(counts: np.ndarray) -> float:
 
 
 STATISTICS: dict[str, Statistic] = {
-    **{f"pose.auc{angle}": partial(_auc, threshold=angle) for angle in (5, 10, 20)},
-    **{f"pose_head.auc{angle}": partial(_auc, threshold=angle) for angle in (5, 10, 20)},
+    **{f"pose.auc{angle}": partial(_auc, threshold=angle) for angle in ANGLES},
+    **{f"pose_head.auc{angle}": partial(_auc, threshold=angle) for angle in ANGLES},
     "multiview.auc30": partial(_auc, threshold=30),
     "segmentation.knn_miou": mean_iou,
     "segmentation.linear_miou": mean_iou,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -40,6 +40,35 @@ class Picture:
     path: Path
     caption: str
     failure: bool = False
+
+
+class Choice(NamedTuple):
+    """The units of an encoder's own pictures.
+
+    Attributes:
+        units: Some of all kinds, then those where the encoder is worst, `[N]`.
+        failed: Which are there because it is worst, `[N]`.
+    """
+
+    units: np.ndarray
+    failed: np.ndarray
+
+
+def choose(order: np.ndarray, errors: np.ndarray, count: int) -> Choice:
+    """Choose what pictures show: units spread evenly over an order, and a third as many failures.
+
+    Args:
+        order: The units, from one end of what may be shown to the other, `[units]`.
+        errors: Of each unit, not-a-number where it has none, `[units]`.
+        count: How many, failures not counted.
+
+    Returns:
+        The choice; no unit is in it twice.
+    """
+    spread = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)].tolist()
+    by_error = np.argsort(-np.nan_to_num(errors, nan=-1.0), kind="stable").tolist()
+    worst = [unit for unit in by_error if unit not in spread and np.isfinite(errors[unit])][: max(1, count // 3)]
+    return Choice(np.array([*spread, *worst]), np.array([False] * len(spread) + [True] * len(worst)))
 
 
 class Task(Protocol):

@@ -23,13 +23,13 @@ from mum_model.export.verification import (
     Encoder,
     OnnxGraph,
     Reference,
-    graph_input,
     measured_agreement,
     median_milliseconds,
     noise,
     require_parity,
 )
 from mum_model.files import write_json, written_whole
+from mum_model.inference import graph_input
 from mum_model.model import load_encoder
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class _Export:
         elif variant == "int8_dynamic":
             quantise_dynamically(self._path("fp32"), self._path(variant))
         else:
-            inputs = (graph_input(pixels, self._contract) for pixels in self._material.calibration)
+            inputs = (graph_input(pixels, self._contract["input"]) for pixels in self._material.calibration)
             quantise_statically(self._path("fp32"), self._path(variant), inputs)
 
     def _facts(self, variant: Variant, graph: OnnxGraph) -> dict[str, Any]:

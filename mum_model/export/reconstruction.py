@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -26,7 +25,8 @@ from mum_model.export.onnx_graph import (
     round_up,
     save_graph,
 )
-from mum_model.export.verification import Features, measured_agreement, require_parity, session_options
+from mum_model.export.verification import Features, measured_agreement, require_parity
+from mum_model.inference import open_session
 from mum_model.model import load_mum
 from mum_model.model.encoder import encode_visible
 from mum_model.model.masking import normalise_patches, patchify, uniform_mask, unpatchify
@@ -151,8 +151,7 @@ class _Graph:
     """The exported graph, run on the CPU."""
 
     def __init__(self, path: Path, contract: Mapping[str, Any], threads: int):
-        options = session_options(threads)
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(path, threads)
         self._patch_size = contract["patch_size"]
 
     def __call__(self, pixels: np.ndarray) -> Features:

@@ -8,12 +8,12 @@ from statistics import median
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import onnxruntime
 import torch
 
 from mum_model.errors import UserError
 from mum_model.export.contract import output_blocks
 from mum_model.export.onnx_graph import features, round_up
+from mum_model.inference import graph_input, open_session
 from mum_model.model.encoder import Eva
 
 Features = list[np.ndarray]
@@ -55,12 +55,12 @@ class OnnxGraph:
             contract: From `input_contract`.
             threads: Threads of one operator.
         """
-        self._session = onnxruntime.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
-        self._contract = contract
+        self._session = open_session(path, threads)
+        self._input = contract["input"]
 
     def __call__(self, pixels: np.ndarray) -> Features:
         """All outputs for RGB uint8 pixels `[N, H, W, 3]`."""
-        return self._session.run(None, {self._contract["input"]["name"]: graph_input(pixels, self._contract)})
+        return self._session.run(None, {self._input["name"]: graph_input(pixels, self._input)})
 
     def patch_tokens(self, pixels: np.ndarray) -> np.ndarray:
         """Final-normed patch tokens `[N, L, D]` of RGB uint8 pixels `[N, H, W, 3]`."""
@@ -94,22 +94,6 @@ class Reference:
         exact = copy.copy(self)
         exact._encoder = copy.deepcopy(self._encoder).double()
         return exact
-
-
-def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """With so many threads for one operator."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return options
-
-
-def graph_input(pixels: np.ndarray, contract: Mapping[str, Any]) -> np.ndarray:
-    """What the graph takes for RGB uint8 pixels `[N, H, W, 3]`: themselves, or normalised float32 `[N, 3, H, W]`."""
-    described = contract["input"]
-    if described["dtype"] == "uint8":
-        return pixels
-    mean, std = (np.array(described[name], np.float32) for name in ("mean", "std"))
-    return np.ascontiguousarray(((pixels.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
 
 
 def noise(sizes: Iterable[Sequence[int]], patch_size: int, seed: int) -> list[np.ndarray]:

@@ -13,11 +13,14 @@ from mum_model.data.fingerprints import near_duplicates
 from mum_model.errors import UserError
 from mum_model.files import written_whole
 from mum_model.prepare.card import write_card
+from mum_model.prepare.content import content_sha256
 from mum_model.prepare.executors import over_processes
 from mum_model.prepare.ledger import Ledger
 from mum_model.prepare.splits import split_scenes
 from mum_model.prepare.tables import fingerprints, write_tables
 from mum_model.prepare.work import FrameSettings, WrittenScene, code_state, input_state, write_scene
+
+__all__ = ["content_sha256", "prepare"]
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The data card: `dataset.json` for programs, `card.html` and sample sheets for people."""
 
-import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -16,12 +16,19 @@ from mum_model.data.captures import Refusal
 from mum_model.data.scenes import SPLITS
 from mum_model.data.shards import Extent, decode_image, encode_image, read_once
 from mum_model.files import file_sha256, write_json, write_text
+from mum_model.prepare.content import content_sha256
 from mum_model.prepare.splits import Splits
-from mum_model.prepare.work import WrittenScene, read_record
+from mum_model.prepare.work import JPEG_FROM, WrittenScene, read_record
 
 SHEET_COLUMNS, SHEET_ROWS = 8, 3
 SHEET_CELL = 112
 """Pixels a side of one sample."""
+
+ROWS_SHOWN = 500
+"""Rows of a list on the page; all are in `dataset.json`."""
+
+LENGTHS_SHOWN = 12
+"""Different lengths that the page tells one by one."""
 
 
 def write_card(
@@ -43,7 +50,7 @@ def write_card(
         refused: What was left out, by paths that are the same on every machine.
     """
     card = {
-        "content_sha256": _content(folder, scenes, splits),
+        "content_sha256": content_sha256(folder),
         **counts,
         "split_by": splits.by,
         "near_duplicates": [[_name(scenes[n]) for n in group] for group in splits.together],
@@ -58,8 +65,7 @@ def write_card(
         sheet = _sheet(folder / "shards", [scene for scene in scenes if scene.source == source])
         (folder / "sheets").mkdir(exist_ok=True)
         (folder / "sheets" / f"{source}.jpg").write_bytes(sheet)
-    page = Environment(loader=PackageLoader("mum_model.prepare", "."), undefined=StrictUndefined, autoescape=True)
-    write_text(folder / "card.html", page.get_template("card.html").render(card=card, splits=SPLITS))
+    write_text(folder / "card.html", _page(card))
 
 
 def about(source: str) -> dict[str, str]:
@@ -70,14 +76,21 @@ def about(source: str) -> dict[str, str]:
     return {"origin": known.origin, "licence": known.licence, "truth": known.truth}
 
 
-def _content(folder: Path, scenes: Sequence[WrittenScene], splits: Splits) -> str:
-    """A digest of all that training and evaluation can see; the same on every machine."""
-    content = hashlib.sha256()
-    for scene, of_frames in zip(scenes, splits.of_frames, strict=True):
-        content.update(f"{_name(scene)}\0{scene.sha256}\0{','.join(of_frames)}\n".encode(errors="surrogatepass"))
-    for split in SPLITS:
-        content.update((folder / f"sequences-{split}.arrow").read_bytes())
-    return content.hexdigest()
+def _page(card: dict[str, Any]) -> str:
+    """The card for people."""
+    pages = Environment(loader=PackageLoader("mum_model.prepare", "."), undefined=StrictUndefined, autoescape=True)
+    pages.filters["binned"] = _binned
+    return pages.get_template("card.html").render(card=card, splits=SPLITS, jpeg_from=JPEG_FROM, shown=ROWS_SHOWN)
+
+
+def _binned(counts: dict[str, int]) -> list[tuple[str, int]]:
+    """Counts by a number; where there are many, of ranges that double: 1, 2-3, 4-7 and so on."""
+    if len(counts) <= LENGTHS_SHOWN:
+        return list(counts.items())
+    bins = Counter[int]()
+    for number, count in counts.items():
+        bins[int(number).bit_length() - 1] += count
+    return [(f"{2**power}-{2 ** (power + 1) - 1}" if power else "1", bins[power]) for power in sorted(bins)]
 
 
 def _name(scene: WrittenScene) -> str:

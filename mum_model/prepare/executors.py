@@ -8,7 +8,9 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig
+from threadpoolctl import threadpool_limits
 
+from mum_model.data.threads import one_thread
 from mum_model.errors import UserError
 
 AHEAD = 4
@@ -35,7 +37,8 @@ def over_processes(
         UserError: A worker died, or the cluster cannot be reached.
     """
     if machine.cluster is None and (machine.workers <= 1 or len(items) <= 1):
-        yield from ((position, work(item)) for position, item in enumerate(items))
+        with threadpool_limits(1):  # as each of several has it
+            yield from ((position, work(item)) for position, item in enumerate(items))
         return
     with _executor(machine) as (executor, workers):
         waiting: dict[Future[Result], int] = {}
@@ -61,7 +64,7 @@ def _finished(waiting: dict[Future[Any], int]) -> list[tuple[int, Any]]:
 @contextmanager
 def _executor(machine: DictConfig) -> Iterator[tuple[Executor, int]]:
     if machine.cluster is None:
-        with ProcessPoolExecutor(machine.workers, mp_context=get_context("fork")) as pool:
+        with ProcessPoolExecutor(machine.workers, get_context("fork"), one_thread) as pool:
             yield pool, machine.workers
         return
     from distributed import Client  # only where there is a cluster

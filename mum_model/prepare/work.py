@@ -44,13 +44,18 @@ RECORD_SCHEMA = pa.schema(
 )
 
 
+JPEG_FROM = 128
+"""Pixels of the shorter side. Smaller photos are stored without loss: they decode fast anyway, and JPEG's noise weighs
+most in them (`docs/scale.md`)."""
+
+
 @dataclass(frozen=True)
 class FrameSettings:
     """How frames are stored.
 
     Attributes:
         short_side: Pixels of the shorter side; smaller frames stay as they are.
-        jpeg_quality: 1..100, or None for PNG.
+        jpeg_quality: 1..100, of photos and films; None to store them without loss.
     """
 
     short_side: int
@@ -60,6 +65,10 @@ class FrameSettings:
     def of(cls, data: DictConfig) -> "FrameSettings":
         """Those of `data`."""
         return cls(data.short_side, data.jpeg_quality)
+
+    def quality(self, frame: Frame) -> int | None:
+        """The quality of the JPEG that a frame is stored as; None for PNG."""
+        return self.jpeg_quality if frame.lossy and min(frame.image.shape[:2]) >= JPEG_FROM else None
 
 
 @dataclass(frozen=True)
@@ -218,12 +227,13 @@ def resize(frame: Frame, short_side: int) -> Frame:
         world2cam=frame.world2cam,
         depth=None if frame.depth is None else resize_depth(frame.depth, new_width, new_height),
         points=frame.points,
+        lossy=frame.lossy,
     )
 
 
 def _pack(shard: ShardWriter, frame: Frame, name: str, settings: FrameSettings) -> dict[str, Any]:
     member = safe_name(name)
-    ending, content = encode_image(frame.image, settings.jpeg_quality)
+    ending, content = encode_image(frame.image, settings.quality(frame))
     image = shard.add(member + ending, content)
     depth = None if frame.depth is None else shard.add(f"{member}.depth.tiff", encode_depth(frame.depth))
     return {

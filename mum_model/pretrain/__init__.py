@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mum_model.files import alone_in, write_json, write_text
+from mum_model.pretrain.allocator import keep_freed_memory
 from mum_model.pretrain.engine import join_process_group
 from mum_model.pretrain.preemption import Preemption
 from mum_model.pretrain.telemetry import read_metrics, write_curves
@@ -21,7 +22,8 @@ def pretrain(cfg: DictConfig) -> Path:
     """Train what the objective says, a MuM by default, alone or as one of the processes that torchrun started.
 
     A run that was killed goes on from its newest checkpoint when the same command is given again, and its losses are
-    those of an unbroken run. A run folder of another training is begun anew.
+    those of an unbroken run. A run folder of another training is begun anew; its checkpoints go when the first new one
+    is written.
 
     Args:
         cfg: The composed configuration; reads `model`, `objective`, `pretrain`, `machine`, `seed` and `paths`.
@@ -37,6 +39,8 @@ def pretrain(cfg: DictConfig) -> Path:
     """
     if cfg.machine.threads is not None:
         torch.set_num_threads(cfg.machine.threads)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     join_process_group(cfg.machine.collective_timeout)
     run, is_first = Path(cfg.paths.run), torch.distributed.get_rank() == 0
     with alone_in(run) if is_first else nullcontext(), Preemption(cfg.machine.grace_seconds) as preemption:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
@@ -179,12 +180,14 @@ class Checkpoints:
         self._remove_old()
 
     def _remove_old(self) -> None:
-        folders = self._folders()
-        best = min(folders, key=_validation_loss)
-        for old in folders[: -self.keep]:
-            for_good = self.keep_every is not None and _step(old) % self.keep_every == 0
-            if old != best and not for_good:
-                shutil.rmtree(old)
+        """Once a checkpoint of this training is there, those of another one in the folder are of no use to it."""
+        written = {folder: _about(folder) for folder in self._folders()}
+        ours = [folder for folder, about in written.items() if about.get("fingerprint") == self.fingerprint]
+        best = min(ours, key=lambda folder: written[folder]["validation_loss"])
+        for folder in written:
+            for_good = self.keep_every is not None and _step(folder) % self.keep_every == 0
+            if folder not in ours or not (folder in ours[-self.keep :] or folder == best or for_good):
+                shutil.rmtree(folder)
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.directory.glob("step-*") if path.is_dir())
@@ -194,8 +197,9 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def _validation_loss(folder: Path) -> float:
+def _about(folder: Path) -> dict[str, Any]:
+    """What its `training.json` says; nothing where that is damaged."""
     try:
-        return json.loads((folder / "training.json").read_text())["validation_loss"]
-    except (OSError, ValueError, KeyError):
-        return float("inf")
+        return json.loads((folder / "training.json").read_text())
+    except (OSError, ValueError):
+        return {}

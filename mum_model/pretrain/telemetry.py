@@ -115,8 +115,9 @@ class Telemetry:
             registry = CollectorRegistry()
             self._gauges = {name: Gauge(f"mum_pretrain_{name}", text, registry=registry) for name, text in HELP.items()}
             self._server, _ = start_http_server(self.settings.metrics_port, registry=registry)
-            text = "Of the checkpoint judged last, by metric"
-            self._evaluation = Gauge("mum_pretrain_evaluation", text, ["metric"], registry=registry)
+            if self.settings.evaluate_every is not None:
+                text = "Of the checkpoint judged last, by metric"
+                self._evaluation = Gauge("mum_pretrain_evaluation", text, ["metric"], registry=registry)
         self.unrecorded_losses = list(progress.unrecorded_losses)
         self._reports: list[StepReport] = []
         self._validation_loss: float | None = None

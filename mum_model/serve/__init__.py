@@ -7,8 +7,8 @@ def serve(cfg: DictConfig) -> None:
     """Serve the exported encoder over the Open Inference Protocol v2, REST and gRPC, until SIGTERM or SIGINT.
 
     Args:
-        cfg: Reads the folder `paths.export`, `serve`, and `machine.threads` (null leaves the number of threads to ONNX
-            Runtime).
+        cfg: Reads the folder `paths.export`, `serve`, and `machine.threads` (null takes all cores that the process
+            may use).
 
     Raises:
         UserError: The folder is missing or damaged, or a port is taken.

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mum_model.inference import normalised
+
 DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 """The Open Inference Protocol's names of the types that an export has."""
 
@@ -142,8 +144,7 @@ class Contract:
         """
         if self.images.datatype == DATATYPES["uint8"]:
             return pixels
-        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        return np.ascontiguousarray(((pixels.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
+        return normalised(pixels, self.mean, self.std)
 
     def require_values(self, images: np.ndarray) -> None:
         """Check that every number is one.

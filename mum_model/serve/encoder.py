@@ -2,28 +2,15 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_state
 
 from mum_model.errors import UserError
+from mum_model.inference import open_session
 from mum_model.serve.contract import DATATYPES, Contract
-
-ONNXRUNTIME_ERRORS = (
-    onnxruntime_state.Fail,
-    onnxruntime_state.InvalidArgument,
-    onnxruntime_state.InvalidGraph,
-    onnxruntime_state.InvalidProtobuf,
-    onnxruntime_state.NoSuchFile,
-    onnxruntime_state.NotImplemented,
-    onnxruntime_state.RuntimeException,
-)
-"""What ONNX Runtime raises at a file that it cannot run; the classes share no base of their own."""
 
 DESCRIPTION_FILE = "export.json"
 
@@ -72,37 +59,6 @@ class OnnxEncoder:
         self.contract.require_tensor(DATATYPES[images.dtype.name], images.shape)
         names = list(outputs or [output.name for output in self.contract.outputs])
         return dict(zip(names, self._session.run(names, {self.contract.images.name: images}), strict=True))
-
-
-def open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
-    """Open a graph on the CPU.
-
-    Args:
-        path: The ONNX file.
-        threads: Threads of one operator; the cores that this process may use when None.
-
-    Raises:
-        UserError: ONNX Runtime cannot run it.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or available_cores()
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except ONNXRUNTIME_ERRORS as error:
-        raise UserError(f"{path}: ONNX Runtime cannot run it: {error}") from error
-
-
-def available_cores() -> int:
-    """Cores that this process may use: its affinity, within the control group's quota.
-
-    ONNX Runtime itself counts the cores of the whole node, and would be throttled in a container with a limit.
-    """
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except OSError:
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def _file_of(variant: str, description: Mapping[str, Any], folder: Path) -> str:

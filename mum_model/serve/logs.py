@@ -48,7 +48,7 @@ def configure_logging(refusals: tuple[type[Exception], ...]) -> None:
             "root": {"handlers": ["stderr"], "level": "WARNING"},
             "loggers": {
                 "mum_model": {"level": "INFO"},
-                "kserve": {"level": "WARNING"},
+                "kserve": quiet,
                 "kserve.trace": quiet,
                 "uvicorn": quiet,
                 "uvicorn.access": quiet,

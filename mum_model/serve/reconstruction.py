@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mum_model.inference import open_session
 from mum_model.serve.contract import RequestError
-from mum_model.serve.encoder import OnnxEncoder, open_session
+from mum_model.serve.encoder import OnnxEncoder
 
 GREY = 127
 """Of a hidden patch in a picture."""

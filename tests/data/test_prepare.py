@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import cv2
@@ -18,7 +19,9 @@ from mum_model.data.geometry import pixel_grid, warp
 from mum_model.data.scenes import SceneIndex
 from mum_model.errors import UserError
 from mum_model.prepare import prepare
+from mum_model.prepare.work import JPEG_FROM
 from tests.conftest import TINY, paths, run_mum
+from tests.data.made import plain, write_image
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +143,32 @@ def test_real_captures(real_data, tmp_path, capture, frames, refused):
     assert OmegaConf.create(index.card).splits.test >= 1
 
 
-def test_jpeg_is_near_and_smaller(tiny_dataset, index, tmp_path):
-    compressed = SceneIndex.open(prepared(tmp_path, "data.jpeg_quality=95"))
-    difference = np.abs(compressed.image(5).astype(int) - index.image(5))
-    assert 0 < difference.mean() < 4
-    assert compressed.column("image_size").sum() < index.column("image_size").sum()
+def photo_capture(root, ending, side):
+    """A folder with one photo of a smooth pattern."""
+    write_image(root / "photos" / f"0{ending}", plain(side, side + 32))
+    return root / "photos"
+
+
+@pytest.mark.parametrize(
+    ("ending", "side", "setting", "exact"),
+    [
+        (".png", JPEG_FROM, "data.jpeg_quality=90", True),
+        (".jpg", JPEG_FROM - 1, "data.jpeg_quality=90", True),
+        (".jpg", JPEG_FROM, "data.jpeg_quality=null", True),
+        (".jpg", JPEG_FROM, "data.jpeg_quality=90", False),
+    ],
+    ids=["PNG stays without loss", "so does a small photo", "so does all on request", "a photo is a JPEG again"],
+)
+def test_only_large_photos_that_were_jpeg_are_stored_with_loss(tmp_path, ending, side, setting, exact):
+    capture = photo_capture(tmp_path, ending, side)
+    index = SceneIndex.open(prepared(tmp_path, f"data.source={capture}", "data.short_side=256", setting))
+    original = cv2.imread(str(capture / f"0{ending}"))[..., ::-1]
+    difference = np.abs(index.image(0).astype(int) - original)
+    assert (difference.max() == 0) == exact
+    assert difference.mean() < 2
+    with tarfile.open(tmp_path / "dataset" / "shards" / index.column("shard")[0]) as shard:
+        member = shard.getnames()[0]
+    assert member == ("0.png.png" if ending == ".png" else "0.jpg.png" if exact else "0.jpg.jpg")
 
 
 # Doing it again
@@ -318,6 +342,23 @@ def test_the_page_shows_what_the_card_says(tmp_path):
     for text in (card["content_sha256"], "16 frames", "&lt;b&gt;.jpg", "empty file", "sheets/images.jpg", "scannet"):
         assert text in page
     assert cv2.imread(str(dataset / "sheets" / "images.jpg")).shape == (224, 896, 3)
+
+
+def test_the_page_stays_short_however_much_there_is_to_tell(tmp_path, monkeypatch):
+    monkeypatch.setattr("mum_model.prepare.card.ROWS_SHOWN", 2)
+    for views in range(1, 15):
+        source = rooms_of_photos(tmp_path, "abcdefghijklmn"[views - 1], views)
+    for name in ("x.jpg", "y.jpg", "z.jpg"):
+        (tmp_path / "captures" / "k" / name).write_bytes(b"")
+    page = (prepared(tmp_path, source) / "card.html").read_text()
+    assert page.count("empty file") == 2
+    assert "And 1 more: all are in <code>dataset.json</code>" in page
+    assert [int(n) for n in re.findall(r'<td class="number">(?:1|2-3|4-7|8-15)<td class="number">(\d+)', page)] == [
+        1,
+        2,
+        4,
+        7,
+    ]
 
 
 # Comparing

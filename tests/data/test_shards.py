@@ -2,7 +2,18 @@
 
 import resource
 
-from mum_model.data.shards import ShardWriter, read_extent
+import cv2
+import numpy as np
+
+from mum_model.data.shards import ShardWriter, decode_image, encode_image, read_extent
+from tests.data.made import plain
+
+
+def test_jpeg_decodes_to_the_pixels_that_opencv_gives():
+    ending, content = encode_image(plain().astype(np.uint8), jpeg_quality=90)
+    assert ending == ".jpg"
+    expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(decode_image(content), expected)
 
 
 def test_more_shards_than_a_process_may_open(tmp_path):

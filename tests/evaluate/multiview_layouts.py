@@ -10,6 +10,18 @@ import numpy as np
 from mum_model.data.geometry import invert_pose, pixel_grid, transform, unproject
 from tests.evaluate.layouts import HEIGHT, WIDTH, rooms
 
+SMALL = [
+    "evaluate.size=48",
+    "evaluate.seeds=1",
+    "evaluate.figures=1",
+    "evaluate.multiview={trained:{},views:[2,4],judged_views:4,sets:2,scenes:8,frames:4,map_side:24,icp:0.1,batch:8,"
+    "model:{dim:16,depth:2,heads:2,camera_depth:1,dense_dim:4},"
+    "optimisation:{iterations:3,learning_rates:[1e-3,1e-4],weight_decay:0.05,clip:1.0}}",
+    "encoder=[pixels/8]",
+]
+
+"""Overrides with which the multi-view task takes seconds."""
+
 
 def write_image(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,17 @@ from mum_model.evaluate.benchmarks import open_tasks
 from mum_model.evaluate.encoders.base import Tokens
 from mum_model.evaluate.features import FeatureStore
 from tests.conftest import paths
-from tests.evaluate.layouts import HEIGHT, WIDTH, painted_by_place, rooms, write_megadepth, write_scannet
+from tests.evaluate.layouts import (
+    HEIGHT,
+    WIDTH,
+    PlaceEncoder,
+    cut_file,
+    painted_by_place,
+    rooms,
+    write_depth,
+    write_megadepth,
+    write_scannet,
+)
 
 MEGADEPTH = [
     "evaluate=paper",
@@ -38,18 +48,6 @@ SCANNET = [
 
 def rooted(root, settings):
     return [*settings, f"evaluate.roots={root}", *paths(root / "outputs")]
-
-
-class PlaceEncoder:
-    """Tells the places of a world painted by place apart: what a perfect encoder would do."""
-
-    name, identity, patch_size, parameters = "place", "place", 8, 0
-
-    def tokens(self, images, layer):
-        centres = images[:, :, 3::8, 3::8].float() / 255
-        waves = torch.cat([centres * f for f in (3, 6, 12, 24)], dim=1).flatten(2).transpose(1, 2)
-        patches = torch.cat([waves.cos(), waves.sin()], dim=-1)
-        return Tokens(patches, patches.mean(1))
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +133,6 @@ def test_scannet_without_training_lists_is_judged_by_nearest_neighbours(tmp_path
     assert "scannet.pose.auc5" in numbers
 
 
-def cut_file(path, keep=0.5):
-    path.write_bytes(path.read_bytes()[: int(len(path.read_bytes()) * keep)])
-
-
 class Evil:
     def __reduce__(self):
         return (print, ("ran",))
@@ -171,6 +165,10 @@ BROKEN = {
     "cut depth": (
         lambda r: cut_file(next(r.glob("phoenix/**/0022/**/3.h5"))),
         r"3.h5: cut, or no depth of MegaDepth",
+    ),
+    "depth of another size": (
+        lambda r: write_depth(next(r.glob("phoenix/**/0022/**/3.h5")), np.ones((5, 7), np.float32)),
+        r"3.h5: depth of 7x5 pixels; expected 96x72",
     ),
     "unknown frame": (add_frame_to_list, r"0001.npy: a pair names frame 5"),
 }

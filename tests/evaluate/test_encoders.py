@@ -54,8 +54,10 @@ def test_a_run_is_its_encoder_without_the_class_token(tiny_run):
     assert torch.equal(same.patches, tokens.patches)
 
 
-def test_the_exported_file_gives_what_the_run_gives(tiny_run, tmp_path):
-    folder = export(compose([*TINY, *paths(tmp_path), f"paths.run={tiny_run}", "export.latency.runs=1"]))
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_the_exported_file_gives_what_the_run_gives(tiny_run, tmp_path, kind):
+    overrides = [f"paths.run={tiny_run}", "export.latency.runs=1", f"export.input={kind}"]
+    folder = export(compose([*TINY, *paths(tmp_path), *overrides]))
     description = json.loads((folder / "export.json").read_text())
     description["files"].insert(0, {"name": "encoder.fp16.onnx"})  # as where there are variants
     (folder / "export.json").write_text(json.dumps(description))
@@ -71,7 +73,7 @@ def test_the_exported_file_gives_what_the_run_gives(tiny_run, tmp_path):
 
 def test_an_onnx_file_that_is_none_is_refused(tmp_path):
     (tmp_path / "cut.onnx").write_bytes(b"not a graph")
-    with pytest.raises(UserError, match=r"cut\.onnx: ONNX Runtime cannot open it"):
+    with pytest.raises(UserError, match=r"cut\.onnx: ONNX Runtime cannot run it"):
         opened(str(tmp_path / "cut.onnx"))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from mum_model.evaluate import evaluate
 from mum_model.evaluate.gate import NotPromotedError
 from mum_model.prepare import prepare
 from tests.conftest import TINY, paths, run_mum
+from tests.evaluate.layouts import cut_file
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,24 @@ def test_what_cannot_be_judged_is_named_and_nothing_is_computed(settings, tmp_pa
         evaluate(cfg)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("kept/*.npy")), "features were computed before the mistake was found"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("shards/*.tar", r"\.tar: missing or cut, \d+ bytes of at least \d+; copy the dataset again"),
+        ("index.arrow", r"index\.arrow: cut, or no table of a dataset"),
+    ],
+)
+def test_a_dataset_that_was_copied_in_part_is_named_before_anything_is_computed(
+    settings, tiny_dataset, tmp_path, pattern, message
+):
+    shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    cut_file(sorted((tmp_path / "dataset").glob(pattern))[-1])
+    cfg = compose([*settings, *(f"paths.{name}={tmp_path / name}" for name in ("dataset", "evaluation", "features"))])
+    with pytest.raises(UserError, match=message):
+        evaluate(cfg)
+    assert not (tmp_path / "features").exists()
 
 
 def test_the_gate_decides_and_keeps_the_evaluation(settings, tmp_path):

@@ -16,8 +16,8 @@ from mum_model.evaluate.readers import Optimisation, train_reader
 from mum_model.evaluate.views import relative_truth
 from mum_model.model.two_view import TwoViewConfig, TwoViewPose, two_view_loss, two_view_pose
 from tests.conftest import TINY, paths
-from tests.evaluate.layouts import painted_by_place, write_megadepth, write_scannet
-from tests.evaluate.test_benchmarks import MEGADEPTH, PlaceEncoder, rooted
+from tests.evaluate.layouts import PlaceEncoder, painted_by_place, write_megadepth, write_scannet
+from tests.evaluate.test_benchmarks import MEGADEPTH, rooted
 
 SMALL = (
     "evaluate.pose_head={model:{dim:16,depth:1,heads:2},batch:8,"

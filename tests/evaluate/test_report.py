@@ -19,7 +19,9 @@ from tests.conftest import TINY, paths, run_mum
 ENCODERS, BENCHMARKS = ("run", "random", "pixels/16"), ("dataset", "again")
 QUICK = [
     "evaluate.figures=1",
-    "evaluate.benchmarks.dataset.tasks=[pairs,depth]",
+    "evaluate.benchmarks.dataset.tasks=[pairs,depth,pose_head]",
+    "evaluate.pose_head={model:{dim:16,depth:1,heads:2},batch:4,"
+    "optimisation:{iterations:2,learning_rates:[1e-3],weight_decay:0.05,clip:1.0}}",
     "evaluate.linear={iterations:10,batch:4,learning_rates:[1e-2]}",
     "+evaluate.benchmarks.again={layout:prepared,root:null,fit:stretch,tasks:[pairs]}",
 ]

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from mum_model.evaluate.depth import depth_errors, normal_errors, normals_from_d
 from mum_model.evaluate.segmentation import intersection_and_union
 from mum_model.evaluate.statistics import mean_iou
 from tests.conftest import TINY, paths
-from tests.evaluate.layouts import write_ade20k, write_imagenet, write_nyu
+from tests.evaluate.layouts import cut_file, write_ade20k, write_imagenet, write_nyu
 
 INTRINSICS = np.array([[50.0, 0, 20], [0, 55, 16], [0, 0, 1]])
 
@@ -162,20 +163,34 @@ BROKEN = {
         lambda r: (r / "annotations/training/ADE_training_0003.png").unlink(),
         r"1 annotations are missing.*ADE_training_0003\.png",
     ),
+    "ade20k: cut": (
+        "ade20k",
+        ",classes:2",
+        lambda r: cut_file(r / "annotations/training/ADE_training_0003.png"),
+        r"ADE_training_0003\.png: cut",
+    ),
     "ade20k: label": ("ade20k", ",classes:1", lambda r: None, "labels up to 2 of 96x64 pixels; expected up to 1"),
     "nyu: depth": ("nyu", "", lambda r: (r / "test/office_0004/sync_depth_00001.png").unlink(), "sync_depth_00001"),
+    "nyu: cut": ("nyu", "", lambda r: cut_file(r / "test/office_0004/sync_depth_00001.png"), "00001.png: cut"),
+    "nyu: size": (
+        "nyu",
+        "",
+        lambda r: cv2.imwrite(str(r / "test/office_0004/sync_depth_00001.png"), np.ones((48, 64), np.uint16)),
+        r"sync_depth_00001\.png: depth of 64x48 pixels; expected 640x480",
+    ),
     "nyu: empty": ("nyu", "", lambda r: (r / "test").rename(r / "tests"), r"nothing is .*test/SCENE/rgb_"),
 }
 WRITE = {"imagenet": write_imagenet, "ade20k": write_ade20k, "nyu": write_nyu}
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_broken_is_named(tmp_path, case):
+def test_what_is_broken_is_named_before_anything_is_computed(tmp_path, case):
     layout, more, spoil, message = BROKEN[case]
     WRITE[layout](tmp_path / layout)
     spoil(tmp_path / layout)
     with pytest.raises(UserError, match=message):
         evaluate(compose(settings(tmp_path, layout, more)))
+    assert not (tmp_path / "features").exists()
 
 
 def test_depth_and_normals_of_a_prepared_dataset(tiny_run, tiny_root, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import mum_model
+from mum_model.model import scenes
 from mum_model.model.scenes import SceneLayout
 from tests.model.test_mum import SMALL
 
@@ -43,6 +44,26 @@ def test_a_pack_has_the_loss_and_gradients_of_its_scenes(model, pack):
     assert packed.item() == pytest.approx(alone.item(), rel=1e-6)
     for name, gradient in gradients(model).items():
         assert (ours[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has one way")
+@pytest.mark.parametrize("long", [0, 10**9], ids=["fused", "written out"])
+def test_a_pack_in_bf16_is_that_of_float32(model, pack, monkeypatch, long):
+    """Either way in which a CPU attends over scenes; 8 bits a number leave less than one per cent of a gradient."""
+    monkeypatch.setattr(scenes, "LONG_ON_CPU", long)
+    for block in model.decoder.global_blocks:
+        block.attn.qkv.weight.data *= 10  # fresh weights attend to all alike
+    frames, noise = pack
+    exact = model.masked_loss(frames, SceneLayout.of(VIEWS), noise=noise)
+    exact.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.masked_loss(frames, SceneLayout.of(VIEWS), noise=noise)
+    loss.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-2)
+    together = [torch.cat([g.flatten() for g in found.values()]) for found in (expected, gradients(model))]
+    assert (together[1] - together[0]).norm() <= 0.05 * together[0].norm()
 
 
 def test_a_pack_of_equal_scenes_is_the_batch(model, pack):

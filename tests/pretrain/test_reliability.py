@@ -138,6 +138,17 @@ def test_which_checkpoints_stay(tmp_path):
     assert [int(path.name[5:]) for path in sorted(tmp_path.iterdir())] == [3, 5, 10, 11, 12]
 
 
+def test_checkpoints_of_another_training_make_way(tmp_path):
+    """However far it was, and however low its loss: what counts is what this training can go on from."""
+    for training, steps, loss in (("before", (8, 9), 0.1), ("now", (1, 2, 3), 0.5)):
+        checkpoints = Checkpoints(tmp_path, training, keep=2, keep_every=None)
+        for step in steps:
+            checkpoints.save(Progress(step, training, loss / step), {}, lambda folder: None)
+            checkpoints.wait()
+    assert [int(path.name[5:]) for path in sorted(tmp_path.iterdir())] == [2, 3]
+    assert checkpoints.newest()[0].step == 3
+
+
 def test_a_checkpoint_in_an_unfinished_folder_is_none(tiny_run, tmp_path):
     shutil.copytree(tiny_run / "checkpoints" / "step-00000003", tmp_path / ".step-00000009.partial")
     assert Checkpoints(tmp_path, "any", keep=1, keep_every=None).newest() is None

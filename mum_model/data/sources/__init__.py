@@ -109,7 +109,9 @@ def find_scenes(source: str, work: Path) -> Found:
     refused += _left_over(path, set(found))
     for place, kind in found.items():
         try:
-            scenes += kind.scenes(place)
+            listed = list(kind.scenes(place))
+            scenes += listed
+            refused += _beside(place, kind, listed)
         except RefusedError as error:
             refused.append(error.refusal)
         except OSError as error:
@@ -143,6 +145,17 @@ def _recognise(path: Path) -> dict[Path, Source]:
 
 def _recognised(paths: list[Path]) -> dict[Path, Source]:
     return {path: source for path in paths if (source := _source_of(path))}
+
+
+def _beside(place: Path, kind: Source, scenes: list[Scene]) -> list[Refusal]:
+    """Captures of other formats in the folder of a dataset: none of its scenes is read from them."""
+    inside = [path.relative_to(place) for scene in scenes for path in scene.inputs if path.is_relative_to(place)]
+    if not inside or Path() in inside:
+        return []
+    own = {path.parts[0] for path in inside}
+    others = [entry for entry in _entries(place) if entry.name not in own and _source_of(entry) not in (None, kind)]
+    reason = f"no part of the {kind.name} dataset that it lies in; left out, expected by itself in data.source"
+    return [Refusal(str(entry), reason) for entry in others]
 
 
 def _left_over(path: Path, scenes: set[Path]) -> list[Refusal]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from mum_model.data.captures import Capture, Frame, Points, Refusal, RefusedError, SequenceRule, Source, one_scene
 from mum_model.data.geometry import project, transform
+from mum_model.data.images import is_jpeg
 from mum_model.data.sources.colmap_binary import check_binary_model
 from mum_model.data.sources.common import check_rigid, file_inside, natural_order
 from mum_model.data.sources.lens import Lens, Pinhole, checked_lens, read_photo
@@ -164,7 +165,14 @@ def _load(views: dict[str, _View], frame: str) -> Frame:
     view = views[frame]
     image, pinhole = read_photo(view.image, view.lens)
     depth = _splat(transform(view.world2cam, view.points.xyz), pinhole)
-    return Frame(image=image, intrinsics=pinhole.intrinsics, world2cam=view.world2cam, depth=depth, points=view.points)
+    return Frame(
+        image=image,
+        intrinsics=pinhole.intrinsics,
+        world2cam=view.world2cam,
+        depth=depth,
+        points=view.points,
+        lossy=is_jpeg(view.image),
+    )
 
 
 def _splat(points: np.ndarray, pinhole: Pinhole) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mum_model.data.captures import Capture, Frame, Refusal, RefusedError, SequenceRule
 from mum_model.data.geometry import invert_pose, resize_intrinsics
-from mum_model.data.images import read_image, read_png16
+from mum_model.data.images import is_jpeg, read_image, read_png16
 
 MILLIMETRE = 1e-3
 
@@ -277,7 +277,7 @@ def _load(views: dict[str, FileView], name: str) -> Frame:
         if depth.shape != (height, width):
             sizes = f"depth of {depth.shape[1]}x{depth.shape[0]} pixels; expected the photo's {width}x{height}"
             raise RefusedError(view.image, sizes)
-    return Frame(image=image, intrinsics=intrinsics, world2cam=view.world2cam, depth=depth)
+    return Frame(image=image, intrinsics=intrinsics, world2cam=view.world2cam, depth=depth, lossy=is_jpeg(view.image))
 
 
 def known_depth(depth: np.ndarray) -> np.ndarray:

@@ -5,12 +5,13 @@ together.
 """
 
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mum_model.data.captures import Capture, Frame, Scene, SequenceRule, Source
-from mum_model.data.images import is_image_name, read_image
-from mum_model.data.sources.common import folders, natural_order
+from mum_model.data.captures import Capture, Scene, SequenceRule, Source
+from mum_model.data.sources import images
+from mum_model.data.sources.common import folders
 
 RULE = SequenceRule(kind="single")
 CLASS = re.compile(r"n\d{8}")
@@ -36,12 +37,7 @@ def _classes(path: Path) -> list[Path]:
 
 def read(folder: Path) -> Capture:
     """Describe the pictures of a class; frames are named like their files."""
-    names = natural_order(path.name for path in folder.iterdir() if is_image_name(path))
-    return Capture(scene=folder.name, source="imagenet", frames=tuple(names), load=partial(_load, folder), rule=RULE)
-
-
-def _load(folder: Path, name: str) -> Frame:
-    return Frame(image=read_image(folder / name, upright=True))
+    return replace(images.read(folder), source="imagenet", rule=RULE)
 
 
 SOURCE = Source(

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mum_model.data.captures import Capture, Frame, Source, one_scene
-from mum_model.data.images import is_image_name, read_image
+from mum_model.data.images import is_image_name, is_jpeg, read_image
 from mum_model.data.sources.common import natural_order
 
 
@@ -30,7 +30,7 @@ def read(folder: Path) -> Capture:
 
 
 def _load(folder: Path, frame: str) -> Frame:
-    return Frame(image=read_image(folder / frame, upright=True))
+    return Frame(image=read_image(folder / frame, upright=True), lossy=is_jpeg(folder / frame))
 
 
 SOURCE = Source(

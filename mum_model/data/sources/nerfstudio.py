@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from mum_model.data.captures import Capture, Frame, Refusal, RefusedError, SequenceRule, Source, one_scene
-from mum_model.data.images import IMAGE_SUFFIXES, image_size, read_png16
+from mum_model.data.images import IMAGE_SUFFIXES, image_size, is_jpeg, read_png16
 from mum_model.data.sources.common import file_inside, natural_order, world2cam_from
 from mum_model.data.sources.lens import Lens, checked_lens, read_photo
 
@@ -263,7 +263,13 @@ def _load(views: dict[str, _View], frame: str) -> Frame:
     depth = None
     if view.depth is not None:
         depth = pinhole.undistort_depth(_read_depth(view.depth, view.lens))
-    return Frame(image=image, intrinsics=pinhole.intrinsics, world2cam=view.world2cam, depth=depth)
+    return Frame(
+        image=image,
+        intrinsics=pinhole.intrinsics,
+        world2cam=view.world2cam,
+        depth=depth,
+        lossy=is_jpeg(view.image),
+    )
 
 
 def _read_depth(path: Path, lens: Lens) -> np.ndarray:

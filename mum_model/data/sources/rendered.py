@@ -6,7 +6,6 @@ colour alone does not decide a match.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -17,11 +16,10 @@ from embreex.rtcore_scene import EmbreeScene
 
 from mum_model.data.captures import Capture, Frame, Scene, Source
 from mum_model.data.geometry import invert_pose, pixel_grid, unproject
+from mum_model.data.sources.textures import TEXTURE_SIZE, atlas, first_row, palette, texture
 from mum_model.errors import UserError
 
-TEXTURE_SIZE = 128
 TEXTURES = 10
-COLOURS = 8
 SUPERSAMPLING = 2
 
 
@@ -147,8 +145,8 @@ class Room:
         self.seed, self.scene, self.difficulty = seed, scene, difficulty
         rng = np.random.default_rng([seed, scene])
         self.half = rng.uniform([2.0, 1.2, 2.0], [3.2, 1.6, 3.2])  # half extents; y points down
-        palette = _palette(rng)
-        self.atlas = _atlas([_texture(rng, palette) for _ in range(TEXTURES)])
+        colours = palette(rng)
+        self.atlas = atlas([texture(rng, colours) for _ in range(TEXTURES)])
         solids = [self._walls(rng), *self._furniture(rng)]
         self.path_start = rng.uniform(0, 2 * math.pi)
         self.path_arc = rng.uniform(math.pi * difficulty.arc[0], math.pi * difficulty.arc[1])
@@ -292,15 +290,10 @@ def _texture_coordinates(solids: list[Solid], normals: np.ndarray) -> tuple[np.n
         world2object = invert_pose(solid.object2world)
         local = normals[start : start + len(solid.vertices)] @ world2object[:, :3].T
         for axis in np.abs(local).argmax(1):
-            rows.append(solid.textures[axis] * (TEXTURE_SIZE + 2) + 0.5)
+            rows.append(first_row(solid.textures[axis]))
             maps.append(world2object[[(axis + 1) % 3, (axis + 2) % 3]] / solid.tile)
         start += len(solid.vertices)
     return np.array(rows), np.stack(maps)
-
-
-def _atlas(textures: list[np.ndarray]) -> np.ndarray:
-    """Textures above one another, each with a border of its own other side, so that bilinear look-up wraps."""
-    return np.concatenate([np.pad(texture, ((1, 1), (1, 1), (0, 0)), mode="wrap") for texture in textures])
 
 
 def look_at(position: np.ndarray, target: np.ndarray, roll: float = 0.0) -> np.ndarray:
@@ -346,64 +339,6 @@ def _ball(radius: float) -> np.ndarray:
     a, b, c, d = grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]
     upper, lower = np.stack([a, b, c], axis=-2)[:, 1:], np.stack([a, c, d], axis=-2)[:, :-1]
     return np.concatenate([upper.reshape(-1, 3, 3), lower.reshape(-1, 3, 3)])
-
-
-def _palette(rng: np.random.Generator) -> np.ndarray:
-    """Colours of a scene, `[COLOURS, 3]` in 0..1: few, so that surfaces share them."""
-    hue = rng.uniform(0, 180, COLOURS)
-    hsv = np.stack([hue, rng.uniform(40, 200, COLOURS), rng.uniform(60, 250, COLOURS)], axis=1)
-    return cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0] / 255.0
-
-
-def _texture(rng: np.random.Generator, palette: np.ndarray) -> np.ndarray:
-    """A texture that repeats without a seam, float32 `[TEXTURE_SIZE, TEXTURE_SIZE, 3]`."""
-    patterns: list[Callable[[np.random.Generator], np.ndarray]] = [
-        _tiles,
-        _stripes,
-        _noise,
-        _noise,
-        _noise,
-        _motif,
-        _motif,
-    ]
-    low, high, grout = palette[rng.permutation(COLOURS)[:3]]
-    weight = patterns[rng.integers(len(patterns))](rng)[..., None]
-    grain = _noise(rng)[..., None]
-    return ((1 - weight) * low + weight * high + 0.7 * (grain - 0.5) * grout).clip(0, 1).astype(np.float32)
-
-
-def _noise(rng: np.random.Generator) -> np.ndarray:
-    """Periodic noise with a falling spectrum, in 0..1."""
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(TEXTURE_SIZE), np.fft.fftfreq(TEXTURE_SIZE)))
-    spectrum = (
-        np.fft.fft2(rng.normal(size=(TEXTURE_SIZE, TEXTURE_SIZE))) / np.maximum(frequency, 1 / TEXTURE_SIZE) ** 1.6
-    )
-    values = np.fft.ifft2(spectrum).real
-    return 1 / (1 + np.exp(-2.5 * (values - values.mean()) / values.std()))
-
-
-def _tiles(rng: np.random.Generator) -> np.ndarray:
-    count = int(rng.choice([2, 4]))
-    cell = np.indices((TEXTURE_SIZE, TEXTURE_SIZE)) * count // TEXTURE_SIZE
-    return (cell.sum(0) % 2).astype(float)
-
-
-def _stripes(rng: np.random.Generator) -> np.ndarray:
-    position = np.arange(TEXTURE_SIZE) / TEXTURE_SIZE * int(rng.choice([2, 3, 4]))
-    stripe = np.tile((position % 1 < rng.uniform(0.3, 0.7)).astype(float), (TEXTURE_SIZE, 1))
-    return stripe if rng.random() < 0.5 else stripe.T
-
-
-def _motif(rng: np.random.Generator) -> np.ndarray:
-    """A few discs and bars, the same in every repeat."""
-    canvas = np.zeros((TEXTURE_SIZE, TEXTURE_SIZE), np.float32)
-    for _ in range(rng.integers(2, 5)):
-        centre = rng.integers(0, TEXTURE_SIZE, 2)
-        cv2.circle(canvas, centre.tolist(), int(rng.integers(10, 28)), float(rng.random() < 0.75), -1)
-    for _ in range(rng.integers(0, 3)):
-        start = rng.integers(0, TEXTURE_SIZE, 2)
-        cv2.line(canvas, start.tolist(), rng.integers(0, TEXTURE_SIZE, 2).tolist(), 1.0, int(rng.integers(4, 12)))
-    return canvas.astype(float)
 
 
 SOURCE = Source(

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mum_model.data.captures import Capture, Frame, Refusal, RefusedError, Source, one_scene
-from mum_model.data.images import read_image, read_png16
+from mum_model.data.images import is_jpeg, read_image, read_png16
 from mum_model.data.sources.common import MILLIMETRE, checked_intrinsics, natural_order, read_matrix, world2cam_from
 
 DEFAULT_SIZE = 640, 480
@@ -106,7 +106,7 @@ def _load(views: dict[str, _View], frame: str) -> Frame:
     if intrinsics is None:
         intrinsics = _default_intrinsics(view.colour, image)
     depth = np.where(stored == UNKNOWN_DEPTH, 0, stored).astype(np.float32) * np.float32(MILLIMETRE)
-    return Frame(image=image, intrinsics=intrinsics, world2cam=view.world2cam, depth=depth)
+    return Frame(image=image, intrinsics=intrinsics, world2cam=view.world2cam, depth=depth, lossy=is_jpeg(view.colour))
 
 
 def _default_intrinsics(path: Path, image: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mum_model.data.captures import Capture, Frame, Refusal, RefusedError, Scene, Source
-from mum_model.data.images import read_image
+from mum_model.data.images import is_jpeg, read_image
 from mum_model.data.sources.common import (
     checked_intrinsics,
     depth_png,
@@ -87,12 +87,13 @@ def _pose(folder: Path, name: str) -> np.ndarray:
 
 
 def _load(folder: Path, intrinsics: np.ndarray, poses: dict[str, np.ndarray], name: str) -> Frame:
-    image = read_image(folder / "color" / f"{name}.jpg", upright=False)
+    photo = folder / "color" / f"{name}.jpg"
+    image = read_image(photo, upright=False)
     read_depth = depth_png(folder / "depth" / f"{name}.png")
     assert read_depth is not None  # checked by `_pose`
     depth = read_depth()
     shrunk = cv2.resize(image, (depth.shape[1], depth.shape[0]), interpolation=cv2.INTER_AREA)
-    return Frame(image=shrunk, intrinsics=intrinsics, world2cam=poses[name], depth=depth)
+    return Frame(image=shrunk, intrinsics=intrinsics, world2cam=poses[name], depth=depth, lossy=is_jpeg(photo))
 
 
 SOURCE = Source(

@@ -137,7 +137,7 @@ def _parallax(last: _Look, look: _Look, points: np.ndarray) -> float:
 
 
 def _load(path: Path, chosen: dict[str, int], name: str) -> Frame:
-    return Frame(image=_reader(path).picture(chosen[name]))
+    return Frame(image=_reader(path).picture(chosen[name]), lossy=True)
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig
 
+from mum_model.data.remote import is_url
 from mum_model.data.scenes import SPLITS, SceneIndex, open_dataset
 from mum_model.data.streaming import LocalCopies
 from mum_model.errors import UserError
@@ -74,6 +75,8 @@ def _listed(settings: DictConfig) -> dict[str, DictConfig]:
 def _prepared(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[Task]:
     place = benchmark.root or cfg.paths.dataset
     index, settings = open_dataset(place, LocalCopies.of(cfg)), cfg.evaluate
+    if not is_url(place):
+        index.check_shards()
     pairs = {
         split: draw_pairs(index, split, settings.pairs[split], tuple(settings.overlap), cfg.seed) for split in SPLITS
     }

@@ -48,11 +48,11 @@ class DepthFormat:
 
     Attributes:
         read: Reads a file: float32 `[H, W]`, 0 where unknown.
-        check: Raises where a file is cut, without reading all of it.
+        size: Its width and height, without reading all of it; raises where a file is cut.
     """
 
     read: Callable[[Path], np.ndarray]
-    check: Callable[[Path], object]
+    size: Callable[[Path], tuple[int, int]]
 
 
 class FileFrames:
@@ -65,7 +65,7 @@ class FileFrames:
         depth: DepthFormat | None,
         size: tuple[int, int] | None = None,
     ):
-        """Check that every file is there and that every image is whole.
+        """Check that every file is there and whole, and that depth is of the size of its image.
 
         Args:
             name: Of the benchmark.
@@ -74,7 +74,7 @@ class FileFrames:
             size: Width and height that images and intrinsics are brought to; None keeps them.
 
         Raises:
-            UserError: A file is missing or cut; the first is named.
+            UserError: A file is missing, cut, or of the wrong size; the first is named.
         """
         self.name, self.frames, self.format, self.size = name, list(frames), depth, size
         files = [path for frame in self.frames for path in (frame.image, frame.depth) if path is not None]
@@ -85,9 +85,17 @@ class FileFrames:
                 f"{missing[0]}. Unpack the whole benchmark under its root"
             )
         self._stored = [self._checked(image_size, frame.image) for frame in self.frames]
-        for frame in self.frames:
+        for row, frame in enumerate(self.frames):
             if depth is not None and frame.depth is not None:
-                self._checked(depth.check, frame.depth)
+                self._check_depth(row, self._checked(depth.size, frame.depth))
+
+    def _check_depth(self, row: int, size: tuple[int, int]) -> None:
+        height, width = self.shape(row)
+        if size != (width, height):
+            raise UserError(
+                f"{self.name}: {self.frames[row].depth}: depth of {size[0]}x{size[1]} pixels; expected "
+                f"{width}x{height}, as its image"
+            )
 
     def image(self, row: int) -> np.ndarray:
         """RGB uint8 `[H, W, 3]`."""
@@ -121,7 +129,7 @@ class FileFrames:
     def depth(self, row: int) -> np.ndarray | None:
         """z-depth of the size of the image, where there is a file of it."""
         path = self.frames[row].depth
-        return None if path is None or self.format is None else self._depth(self.format, path, self.shape(row))
+        return None if path is None or self.format is None else _kept_depth(self.format.read, path)
 
     def scene(self, row: int) -> str:
         """Name of the scene."""
@@ -134,12 +142,6 @@ class FileFrames:
     def identity(self, row: int) -> str:
         """Hash of the image file."""
         return _sha256(self.frames[row].image) + str(self.size)
-
-    def _depth(self, form: DepthFormat, path: Path, shape: tuple[int, int]) -> np.ndarray:
-        depth = _kept_depth(form.read, path)
-        if depth.shape != shape:
-            raise UserError(f"{path}: depth of {depth.shape[1]}x{depth.shape[0]}, its image has {shape[1]}x{shape[0]}")
-        return depth
 
     def _checked(self, read: Callable[[Path], T], path: Path) -> T:
         try:

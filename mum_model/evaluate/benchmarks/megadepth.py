@@ -45,7 +45,7 @@ def open_megadepth(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequenc
     found = {split: listed_files(name, root, benchmark.pairs[split]) for split in SPLITS}
     lists = {split: [_read_list(path, root) for path in files] for split, files in found.items()}
     pairs = draw_listed(lists, cfg.evaluate, cfg.seed)
-    return pair_tasks(name, pairs, benchmark, cfg.evaluate, DepthFormat(read_depth, _check_depth))
+    return pair_tasks(name, pairs, benchmark, cfg.evaluate, DepthFormat(read_depth, _depth_size))
 
 
 def _read_list(path: Path, root: Path) -> PairList:
@@ -97,8 +97,9 @@ def read_depth(path: Path) -> np.ndarray:
     return np.maximum(_opened(path, lambda depth: np.asarray(depth, np.float32)), 0)
 
 
-def _check_depth(path: Path) -> None:
-    _opened(path, lambda depth: depth.shape)
+def _depth_size(path: Path) -> tuple[int, int]:
+    height, width = _opened(path, lambda depth: depth.shape)
+    return width, height
 
 
 def _opened(path: Path, use: Callable[[h5py.Dataset], T]) -> T:

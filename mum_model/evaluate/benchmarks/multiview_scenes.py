@@ -43,6 +43,7 @@ DTU_LIGHT = 3  # of seven: the one of all lamps, that MVSNet evaluates on
 DTU_ICP = 100.0  # millimetres, the paper's
 ETH3D_ICP = 0.1  # metres, the paper's
 ALL = 1 << 20  # decoded frames to keep: those of ETH3D are few, and each is seen through all points of its scene
+PFM_DEPTH = DepthFormat(read_pfm, lambda path: read_pfm(path).shape[::-1])
 ETH3D_SIDE = 448  # pixels of the shorter side: at it the scans are denser than the pixels
 
 
@@ -184,7 +185,7 @@ def open_dtu(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[Task
     scans = [scan for scan in every for _ in range(settings.sets)]
     shown = sorted({(scan, view) for scan, views in zip(scans, sets, strict=True) for view in views})
     row = {key: i for i, key in enumerate(shown)}
-    frames = FileFrames(name, [_dtu_frame(name, root, *key) for key in shown], DepthFormat(read_pfm, read_pfm))
+    frames = FileFrames(name, [_dtu_frame(name, root, *key) for key in shown], PFM_DEPTH)
     test = [[row[scan, view] for view in views] for scan, views in zip(scans, sets, strict=True)]
     about = f"{len(every)} scans; {_counts(benchmark.train_on, test)}"
     views = Views(frames, cfg.evaluate.size, benchmark.fit)

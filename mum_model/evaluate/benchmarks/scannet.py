@@ -42,6 +42,8 @@ def open_scannet(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[
     root = Path(benchmark.root)
     found = {split: listed_files(name, root, benchmark.pairs[split]) for split in SPLITS}
     scans = root / benchmark.scans
+    if not scans.is_dir():
+        raise UserError(f"{name}: no folder {scans} with the scenes; set evaluate.benchmarks.{name}.scans")
     lists = {split: [_read_list(path, scans) for path in files] for split, files in found.items()}
     pairs = draw_listed(lists, cfg.evaluate, cfg.seed)
     return pair_tasks(name, pairs, benchmark, cfg.evaluate, PNG_DEPTH, SIZE)
@@ -80,10 +82,12 @@ def _frame(scene: Path, frame: int) -> FileFrame:
 
 
 def _matrix(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise UserError(f"{path}: missing; unpack the scene again")
     try:
         matrix = np.loadtxt(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); unpack the scene again") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); unpack the scene again") from error
     if matrix.shape != (4, 4):
         raise UserError(f"{path}: matrix of shape {matrix.shape}, expected 4x4")
     return matrix

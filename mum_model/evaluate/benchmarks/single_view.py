@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from mum_model.data.captures import RefusedError
 from mum_model.data.images import is_image_name, read_image
@@ -86,27 +87,47 @@ def open_ade20k(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[T
     root = Path(benchmark.root)
     images = {part: _images_or_refuse(name, root / "images" / part) for part in ("training", "validation")}
     frames = [FileFrame(path, path.stem) for part in images.values() for path in part]
-    annotations = [root / "annotations" / f.image.parent.name / f"{f.image.stem}.png" for f in frames]
-    if missing := [path for path in annotations if not path.is_file()]:
-        raise UserError(f"{name}: {len(missing)} annotations are missing, the first is {missing[0]}")
     files = FileFrames(name, frames, None)
+    annotations = Annotations(root / "annotations", files, benchmark.classes)
+    rows = _rows(len(images["training"]), len(images["validation"]), cfg.seed)
+    views = Views(files, cfg.evaluate.size, benchmark.fit)
+    return [SegmentationTask(views, rows, annotations.labels, benchmark.classes, cfg.evaluate, _counts(rows))]
 
-    def read_labels(row: int) -> np.ndarray:
-        path = annotations[row]
+
+class Annotations:
+    """Labels of images, one file an image."""
+
+    def __init__(self, root: Path, images: FileFrames, classes: int):
+        """Read every file once, so that what is broken is named before anything is computed.
+
+        Args:
+            root: With a PNG for each image, in a folder of the same name.
+            images: The images.
+            classes: How many there are.
+
+        Raises:
+            UserError: A file is missing, cut, of another size than its image, or names a class beyond the last.
+        """
+        self.images, self.classes = images, classes
+        self.files = [root / f.image.parent.name / f"{f.image.stem}.png" for f in images.frames]
+        if missing := [path for path in self.files if not path.is_file()]:
+            raise UserError(f"{images.name}: {len(missing)} annotations are missing, the first is {missing[0]}")
+        for row in tqdm(range(len(self.files)), desc=f"check {images.name}", leave=False):
+            self.labels(row)
+
+    def labels(self, row: int) -> np.ndarray:
+        """Labels of an image, int64 `[H, W]`, -1 where not to be judged."""
+        path, (height, width) = self.files[row], self.images.shape(row)
         try:
             labels = read_image(path, upright=False)[..., 0].astype(np.int64) - 1
         except RefusedError as error:
-            raise UserError(f"{name}: {error}") from error
-        if labels.shape != files.shape(row) or labels.max() >= benchmark.classes:
+            raise UserError(f"{self.images.name}: {error}") from error
+        if labels.shape != (height, width) or labels.max() >= self.classes:
             raise UserError(
                 f"{path}: labels up to {labels.max() + 1} of {labels.shape[1]}x{labels.shape[0]} pixels; expected up "
-                f"to {benchmark.classes}, of the size of the image"
+                f"to {self.classes}, of {width}x{height} pixels as its image"
             )
         return labels
-
-    rows = _rows(len(images["training"]), len(images["validation"]), cfg.seed)
-    views = Views(files, cfg.evaluate.size, benchmark.fit)
-    return [SegmentationTask(views, rows, read_labels, benchmark.classes, cfg.evaluate, _counts(rows))]
 
 
 def open_nyu(name: str, benchmark: DictConfig, cfg: DictConfig) -> Sequence[Task]:

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from torch import Tensor
 
 from mum_model.errors import UserError
 from mum_model.evaluate.encoders.base import Tokens
+from mum_model.inference import graph_input, open_session
 
 
 class OnnxEncoder:
@@ -31,10 +31,7 @@ class OnnxEncoder:
         """
         self.name = name
         self.identity = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        try:
-            self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises classes of its own that it does not export
-            raise UserError(f"{path}: ONNX Runtime cannot open it; copy it again or run `mum export`") from error
+        self._session = open_session(path, threads=None)
         text = self._session.get_modelmeta().custom_metadata_map.get("contract")
         if text is None:
             raise UserError(
@@ -42,11 +39,10 @@ class OnnxEncoder:
             )
         contract: dict[str, Any] = json.loads(text)
         self.patch_size = contract["patch_size"]
-        self._input = contract["input"]["name"]
-        self._mean, self._deviation = (torch.tensor(contract["input"][key]).reshape(3, 1, 1) for key in ("mean", "std"))
+        self._input = contract["input"]
 
     def tokens(self, images: Tensor, layer: int) -> Tokens:
         """Patch tokens and class token of the last layer, the only one that the file gives."""
-        pixels = (images.cpu().float() / 255 - self._mean) / self._deviation
-        cls, patches = self._session.run(["cls", "patch_tokens"], {self._input: pixels.numpy()})
+        given = graph_input(images.cpu().permute(0, 2, 3, 1).numpy(), self._input)
+        cls, patches = self._session.run(["cls", "patch_tokens"], {self._input["name"]: given})
         return Tokens(torch.from_numpy(patches).to(images.device), torch.from_numpy(cls).to(images.device))

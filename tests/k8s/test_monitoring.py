@@ -104,14 +104,16 @@ def _exported(root):
 
 
 def _training(run, port):
-    """What a training tells after its second step."""
+    """What a training tells after its second step and the first evaluation."""
     run.mkdir()
     progress = Progress(step=0, fingerprint="", validation_loss=float("nan"))
-    training = Telemetry(run, compose([f"pretrain.metrics_port={port}", "pretrain.log_every=1"]), progress)
+    settings = [f"pretrain.metrics_port={port}", "pretrain.log_every=1", "pretrain.evaluate_every=2"]
+    training = Telemetry(run, compose(settings), progress)
     rank = np.ones(2)
     for step in range(2):
         report = StepReport(step, np.array([0.9, 0.8]), 1.5, rank, rank / 10, rank * 2**30, False, time.perf_counter())
         training.step_done(report, skipped=0, spikes=0)
+    training.evaluated(2, {"dataset.matching.probe_epe": 110.0})
     return training
 
 

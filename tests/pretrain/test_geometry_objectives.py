@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.utils import parameters_to_vector
 
 from mum_model.config import compose
 from mum_model.data.batches import ViewSampler
@@ -21,6 +22,7 @@ from mum_model.model.pixels import normalise_pixels
 from mum_model.model.scenes import SceneLayout
 from mum_model.prepare import prepare
 from mum_model.pretrain.objectives.geometry import MultiView
+from mum_model.pretrain.telemetry import read_metrics
 from tests.conftest import TINY, paths, run_mum
 from tests.data.test_prepare import images_folder
 from tests.pretrain.runs import command, losses, torchrun
@@ -97,16 +99,22 @@ def test_a_resumed_run_is_an_unbroken_one_bit_by_bit(trained, settings, tiny_dat
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "stage"), [("multiview", 0), ("multiview", 1), ("multiview", 3), ("distil", 1)])
 def test_processes_and_zero_stages_train_alike(settings, tiny_run, tiny_dataset, tmp_path, objective, stage):
-    """Two ranks with a frozen encoder give the losses of one; the tolerance is that of sums in another order."""
+    """Two ranks with a frozen encoder give the losses of one; the tolerance is that of sums in another order.
+
+    The rate is low, since Adam makes whole steps of gradients that are nothing but rounding, and gradients are compared
+    where the weights are the same, in the first step: later ones enlarge what little the weights differ by.
+    """
     accumulated = tmp_path.parent / f"accumulated-{objective}"
-    packs = [*settings(objective), "pretrain.pack=4"]
+    packs = [*settings(objective), "pretrain.pack=4", "pretrain.learning_rate=1e-4"]
     if not accumulated.exists():
         run_mum("pretrain", *command(accumulated, tiny_dataset, *packs))
     torchrun("pretrain", 2, command(tmp_path, tiny_dataset, *packs, f"pretrain.zero_stage={stage}"))
-    assert losses(tmp_path / "run") == pytest.approx(losses(accumulated / "run"), rel=1e-3)
-    ours, expected = (load_file(root / "run" / "model" / "model.safetensors") for root in (tmp_path, accumulated))
-    for name, value in expected.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-2, atol=1e-4)
+    runs = tmp_path / "run", accumulated / "run"
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-3)
+    norms = [read_metrics(run)[0].gradient_norm for run in runs]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+    ours, expected = (parameters_to_vector(load_file(run / "model" / "model.safetensors").values()) for run in runs)
+    assert torch.dist(ours, expected) < 1e-3 * expected.norm()
     if objective == "multiview":
         frozen = (root / "encoder" / "model.safetensors" for root in (tmp_path / "run", tiny_run))
         assert len({path.read_bytes() for path in frozen}) == 1
